@@ -1,0 +1,2 @@
+//! shoal
+pub mod model;
