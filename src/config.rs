@@ -1,0 +1,271 @@
+//! Flags and environment into the configuration of each module, validated once.
+//!
+//! Every error names the flag, what was given, and what is accepted.
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::num::NonZeroU8;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use rand::RngExt;
+
+use crate::gossip::{Detection, GossipConfig};
+use crate::http::HttpConfig;
+use crate::link::LinkConfig;
+use crate::model::{NodeId, StoreConfig};
+use crate::node::NodeConfig;
+use crate::telemetry::LogFormat;
+
+/// How long one request may take in all.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a leaving node hands over its entries.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// The most copies; more would make every write wait for a large part of the cluster.
+const COPIES_MAX: u8 = 8;
+/// A store smaller than this holds too little to be of use, and its bookkeeping would be most of it.
+const MEMORY_BYTES_MIN: usize = 1 << 20;
+/// Longer values would be copied through several buffers of this size on each hop.
+const VALUE_BYTES_MAX: usize = 1 << 30;
+
+/// The flags of `shoal node`.
+#[derive(Args, Clone, Debug)]
+pub struct NodeArgs {
+    /// Address to listen on, host:port: HTTP over TCP, gossip over UDP
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8001", env = "SHOAL_LISTEN")]
+    pub listen: String,
+    /// Address that others are told, host:port [default: the listen address]
+    #[arg(long, value_name = "ADDR", env = "SHOAL_ADVERTISE")]
+    pub advertise: Option<String>,
+    /// Name of this node, unique in the cluster: 1-64 of letters, digits, '.', '_', '-' [default: host name and port]
+    #[arg(long, value_name = "NAME", env = "SHOAL_ID")]
+    pub id: Option<String>,
+    /// Address of any node of the cluster, host:port; repeatable or comma-separated
+    #[arg(long, value_name = "ADDR", env = "SHOAL_JOIN", value_delimiter = ',')]
+    pub join: Vec<String>,
+    /// Name of the cluster; nodes of another name are ignored
+    #[arg(long, value_name = "NAME", default_value = "shoal", env = "SHOAL_CLUSTER")]
+    pub cluster: String,
+    /// Copies of each entry, 1-8
+    #[arg(long, value_name = "N", default_value = "2", env = "SHOAL_COPIES")]
+    pub copies: String,
+    /// Bound on the memory of the store, for example 512MiB or 2GiB
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", env = "SHOAL_MAX_MEMORY")]
+    pub max_memory: String,
+    /// Longest value that is accepted
+    #[arg(long, value_name = "SIZE", default_value = "8MiB", env = "SHOAL_MAX_VALUE_SIZE")]
+    pub max_value_size: String,
+    /// How soon a silent node counts as dead: lan about 1 s, fast about half of that, relaxed for slow networks
+    #[arg(long, value_name = "PROFILE", default_value = "lan", env = "SHOAL_DETECTION")]
+    pub detection: DetectionArg,
+    /// Shape of the logs [default: text on a terminal, else json]
+    #[arg(long, value_name = "FORMAT", env = "SHOAL_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// What is logged: error, warn, info, debug, trace, or a filter such as shoal::gossip=debug
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "SHOAL_LOG")]
+    pub log: String,
+    /// Log each request about a key
+    #[arg(long, env = "SHOAL_ACCESS_LOG")]
+    pub access_log: bool,
+}
+
+/// The detection profiles by name.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[expect(missing_docs, reason = "described at gossip::Detection")]
+pub enum DetectionArg {
+    Lan,
+    Fast,
+    Relaxed,
+}
+
+/// A node's whole configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen; port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// What others are told; the listen address, with its real port, if there is none.
+    pub advertise: Option<SocketAddr>,
+    /// The node's name; made from the host's name and the real port if there is none.
+    pub id: Option<NodeId>,
+    /// How long a leaving node hands over its entries.
+    pub drain_timeout: Duration,
+    /// For the cluster's logic.
+    pub node: NodeConfig,
+    /// For membership.
+    pub gossip: GossipConfig,
+    /// For the links between nodes.
+    pub link: LinkConfig,
+    /// For the HTTP edge.
+    pub http: HttpConfig,
+}
+
+/// A flag that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("--{flag} {given}: {reason}")]
+pub struct ConfigError {
+    flag: &'static str,
+    given: String,
+    reason: String,
+}
+
+fn bad(flag: &'static str, given: &str, reason: impl Into<String>) -> ConfigError {
+    ConfigError { flag, given: format!("{given:?}"), reason: reason.into() }
+}
+
+impl TryFrom<&NodeArgs> for Config {
+    type Error = ConfigError;
+
+    fn try_from(args: &NodeArgs) -> Result<Config, ConfigError> {
+        let listen = address("listen", &args.listen)?;
+        let advertise = args.advertise.as_deref().map(|text| address("advertise", text)).transpose()?;
+        if let Some(unusable) = advertise.filter(|at| at.ip().is_unspecified() || at.port() == 0) {
+            return Err(bad("advertise", &unusable.to_string(), "others could not reach that; name an address and port"));
+        }
+        if advertise.is_none() && listen.ip().is_unspecified() {
+            let reason = "listens on every address, so add --advertise HOST:PORT with the one that others can reach";
+            return Err(bad("listen", &args.listen, reason));
+        }
+        let id = args.id.as_deref().map(|text| {
+            NodeId::parse(text).map_err(|error| bad("id", text, error.to_string()))
+        });
+        for seed in &args.join {
+            check_host_port("join", seed)?;
+        }
+        if args.cluster.is_empty() || args.cluster.len() > 64 || !args.cluster.chars().all(|c| c.is_ascii_graphic()) {
+            return Err(bad("cluster", &args.cluster, "must be 1-64 printable ASCII characters without spaces"));
+        }
+        let copies = args.copies.parse().ok().and_then(NonZeroU8::new).filter(|copies| copies.get() <= COPIES_MAX);
+        let copies = copies.ok_or_else(|| {
+            bad("copies", &args.copies, format!("must be a whole number from 1 to {COPIES_MAX}"))
+        })?;
+        let memory_bytes_max = size("max-memory", &args.max_memory)?;
+        if memory_bytes_max < MEMORY_BYTES_MIN {
+            return Err(bad("max-memory", &args.max_memory, "must be at least 1MiB"));
+        }
+        let value_bytes_max = size("max-value-size", &args.max_value_size)?;
+        if value_bytes_max == 0 || value_bytes_max > VALUE_BYTES_MAX {
+            return Err(bad("max-value-size", &args.max_value_size, "must be from 1B to 1GiB"));
+        }
+        let link = LinkConfig { cluster: args.cluster.clone(), value_bytes_max };
+        let mut random = rand::rng();
+        Ok(Config {
+            listen,
+            advertise,
+            id: id.transpose()?,
+            drain_timeout: DRAIN_TIMEOUT,
+            node: NodeConfig {
+                copies,
+                store: StoreConfig { memory_bytes_max, value_bytes_max, hash_seed: random.random() },
+                request_timeout: REQUEST_TIMEOUT,
+                seeds: args.join.clone(),
+            },
+            gossip: GossipConfig {
+                cluster: args.cluster.clone(),
+                detection: match args.detection {
+                    DetectionArg::Lan => Detection::Lan,
+                    DetectionArg::Fast => Detection::Fast,
+                    DetectionArg::Relaxed => Detection::Relaxed,
+                },
+                seed: random.random(),
+            },
+            http: HttpConfig { value_bytes_max, access_log: args.access_log, link: link.clone() },
+            link,
+        })
+    }
+}
+
+/// The name of a node that was given none: the host's, and the port that tells nodes of one host apart.
+#[must_use]
+pub fn default_id(port: u16) -> NodeId {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let plain: String = host.trim().chars().filter(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c)).take(58).collect();
+    let host = if plain.is_empty() { "node".to_string() } else { plain };
+    NodeId::parse(&format!("{host}-{port}")).expect("made of the accepted characters, at most 64")
+}
+
+fn address(flag: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
+    check_host_port(flag, text)?;
+    let mut resolved =
+        text.to_socket_addrs().map_err(|error| bad(flag, text, format!("cannot be resolved: {error}")))?;
+    resolved.next().ok_or_else(|| bad(flag, text, "has no address"))
+}
+
+fn check_host_port(flag: &'static str, text: &str) -> Result<(), ConfigError> {
+    let is_port = |port: &str| port.parse::<u16>().is_ok();
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && is_port(port) && !is_bare_v6(host) => Ok(()),
+        _ => Err(bad(flag, text, "must be host:port, for example 127.0.0.1:8001 or [::1]:8001")),
+    }
+}
+
+fn is_bare_v6(host: &str) -> bool {
+    host.contains(':') && host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_err()
+        || (host.contains(':') && !host.starts_with('['))
+}
+
+/// Bytes out of "256MiB", "64KiB", "1GiB", "500MB", "4096B" or a plain number.
+fn size(flag: &'static str, text: &str) -> Result<usize, ConfigError> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim() {
+        "" | "B" => Some(1),
+        "KiB" => Some(1 << 10),
+        "MiB" => Some(1 << 20),
+        "GiB" => Some(1 << 30),
+        "KB" | "kB" => Some(1_000),
+        "MB" => Some(1_000_000),
+        "GB" => Some(1_000_000_000),
+        _ => None,
+    };
+    let bytes = number.parse::<usize>().ok().zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
+    bytes.ok_or_else(|| bad(flag, text, "must be a number of bytes with or without KiB, MiB, GiB, KB, MB or GB"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        node: NodeArgs,
+    }
+
+    fn parse(flags: &[&str]) -> Result<Config, String> {
+        let all = [&["node"], flags].concat();
+        Config::try_from(&Command::parse_from(all).node).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_interface() {
+        let config = parse(&[]).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:8001");
+        assert_eq!(config.node.copies.get(), 2);
+        assert_eq!(config.node.store.memory_bytes_max, 256 << 20);
+        assert_eq!(config.http.value_bytes_max, 8 << 20);
+        assert_eq!(config.gossip.detection, Detection::Lan);
+    }
+
+    #[test]
+    fn a_bad_flag_is_named_with_what_is_accepted() {
+        for (flags, error) in [
+            (["--listen", "8001"], r#"--listen "8001": must be host:port, for example 127.0.0.1:8001 or [::1]:8001"#),
+            (["--copies", "9"], r#"--copies "9": must be a whole number from 1 to 8"#),
+            (["--copies", "two"], r#"--copies "two": must be a whole number from 1 to 8"#),
+            (["--max-memory", "10K"], "--max-memory \"10K\": must be a number of bytes with or without KiB, MiB, GiB, KB, MB or GB"),
+            (["--max-memory", "10KiB"], "--max-memory \"10KiB\": must be at least 1MiB"),
+            (["--join", "::1:8001"], r#"--join "::1:8001": must be host:port, for example 127.0.0.1:8001 or [::1]:8001"#),
+        ] {
+            assert_eq!(parse(&flags).unwrap_err(), error);
+        }
+        assert!(parse(&["--listen", "0.0.0.0:8001"]).unwrap_err().contains("--advertise"));
+        assert!(parse(&["--id", "a b"]).unwrap_err().starts_with("--id \"a b\": "));
+    }
+
+    #[test]
+    fn seeds_are_repeated_or_separated_by_commas() {
+        let config = parse(&["--join", "a:1,b:2", "--join", "[::1]:3"]).unwrap();
+        assert_eq!(config.node.seeds, ["a:1", "b:2", "[::1]:3"]);
+    }
+}

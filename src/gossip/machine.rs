@@ -1,0 +1,270 @@
+//! The protocol state: foca, its timers, and what foca does not do by itself.
+//!
+//! Takes datagrams, commands and instants; gives datagrams, events and a view. Does no I/O, so that a whole cluster of
+//! machines runs in one test without a socket. Invariant: after every step [`Machine::refresh`] leaves the view equal to
+//! foca's active members.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use foca::{AccumulatingRuntime, Foca, OwnedNotification, State, Timer};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::codec::{self, BincodeCodec};
+use super::envelope::{Envelope, Rejected};
+use super::farewell::{Farewell, Farewells};
+use super::identity::Identity;
+use super::timers::Timers;
+use super::{GossipConfig, GossipEvent};
+use crate::model::{Members, NodeId, Seen};
+
+/// How often a node that is alone calls out.
+const WATCHDOG_PERIOD: Duration = Duration::from_secs(1);
+/// How many addresses one call goes to, seeds and former peers each.
+const WATCHDOG_CALLS_MAX: usize = 16;
+/// A loop that wakes this much later than it asked for was stopped or starved.
+pub(super) const LATE: Duration = Duration::from_millis(150);
+
+/// The present, on both clocks.
+#[derive(Clone, Copy)]
+pub(super) struct Now {
+    pub(super) instant: Instant,
+    pub(super) wall_ms: u64,
+}
+
+pub(super) struct Machine {
+    foca: Foca<Identity, BincodeCodec, StdRng, Farewells>,
+    runtime: AccumulatingRuntime<Identity>,
+    timers: Timers,
+    envelope: Envelope,
+    farewells: Farewells,
+    members: Members,
+    seeds: Vec<SocketAddr>,
+    watchdog_at: Instant,
+    name_taken: Option<SocketAddr>,
+    has_left: bool,
+    /// Datagrams to send.
+    pub(super) outbox: Vec<(SocketAddr, Vec<u8>)>,
+    /// What happened since the caller last took these.
+    pub(super) events: Vec<GossipEvent>,
+}
+
+impl Machine {
+    pub(super) fn new(config: &GossipConfig, identity: Identity, now: Now) -> Machine {
+        let farewells = Farewells::new();
+        Machine {
+            members: Members::new(identity.node_id.clone(), identity.address, identity.boot, now.wall_ms),
+            foca: Foca::with_custom_broadcast(
+                identity,
+                config.detection.foca_config(),
+                StdRng::seed_from_u64(config.seed),
+                BincodeCodec::default(),
+                farewells.clone(),
+            ),
+            runtime: AccumulatingRuntime::new(),
+            timers: Timers::default(),
+            envelope: Envelope::new(&config.cluster),
+            farewells,
+            seeds: Vec::new(),
+            watchdog_at: now.instant + WATCHDOG_PERIOD,
+            name_taken: None,
+            has_left: false,
+            outbox: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+
+    pub(super) fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// When [`Machine::run_timers`] wants to be called next.
+    pub(super) fn next_deadline(&self) -> Instant {
+        self.timers.next_deadline().map_or(self.watchdog_at, |first| first.min(self.watchdog_at))
+    }
+
+    /// # Errors
+    /// When the datagram is not one of this cluster's; then nothing has changed.
+    pub(super) fn receive(&mut self, datagram: &[u8], now: Now) -> Result<(), Rejected> {
+        let payload = self.envelope.open(datagram)?;
+        // News of one's own death would make foca renew, and so return from where this node has just said goodbye.
+        if !self.has_left {
+            let result = self.foca.handle_data(payload, &mut self.runtime);
+            self.settle("datagram", result, now);
+        }
+        Ok(())
+    }
+
+    /// The process did not run for `lateness`: nobody's silence in that time is held against them.
+    pub(super) fn excuse(&mut self, lateness: Duration) {
+        self.timers.shift(lateness);
+        self.watchdog_at += lateness;
+        self.events.push(GossipEvent::Stalled(lateness));
+    }
+
+    pub(super) fn run_timers(&mut self, now: Now) {
+        while let Some(timer) = self.timers.pop_due(now.instant) {
+            if self.has_left || self.is_refuted(&timer) {
+                continue;
+            }
+            let result = self.foca.handle_timer(timer, &mut self.runtime);
+            self.settle("timer", result, now);
+        }
+        if self.watchdog_at <= now.instant {
+            self.watchdog_at = now.instant + WATCHDOG_PERIOD;
+            self.call_out_if_alone(now);
+        }
+    }
+
+    pub(super) fn announce(&mut self, addresses: &[SocketAddr], now: Now) {
+        for &address in addresses {
+            if address == self.foca.identity().address {
+                continue;
+            }
+            if !self.seeds.contains(&address) && self.seeds.len() < WATCHDOG_CALLS_MAX {
+                self.seeds.push(address);
+            }
+            self.greet(address, now);
+        }
+    }
+
+    pub(super) fn list(&self) -> Vec<u8> {
+        let mut members: Vec<_> = self.foca.iter_membership_state().cloned().collect();
+        members.push(foca::Member::alive(self.foca.identity().clone()));
+        codec::encode_list(&members).unwrap_or_default()
+    }
+
+    pub(super) fn apply(&mut self, list: &[u8], now: Now) {
+        if self.has_left {
+            return;
+        }
+        let members = match codec::decode_list(list) {
+            Ok(members) => members,
+            Err(error) => return debug!(%error, "ignored a member list"),
+        };
+        let me = self.foca.identity();
+        let former = members.iter().map(foca::Member::id).filter(|id| id.address == me.address && id.boot != me.boot);
+        // A process that ran here before, with a clock ahead of ours: without this the others would keep its identity.
+        if let Some(epoch) = former.map(|id| id.epoch).max().filter(|epoch| *epoch >= me.epoch) {
+            let result = self.foca.change_identity(me.outliving(epoch), &mut self.runtime);
+            self.settle("outliving a former process", result, now);
+        }
+        let result = self.foca.apply_many(members.into_iter(), true, &mut self.runtime);
+        self.settle("member list", result, now);
+    }
+
+    /// Makes everybody forget a dead member. False if it is unknown or alive.
+    pub(super) fn forget(&mut self, node_id: &NodeId, now: Now) -> bool {
+        let dead = |members: &Members| {
+            members.get(node_id).filter(|member| member.status == crate::model::Status::Unhealthy).map(|m| m.boot)
+        };
+        let Some(boot) = dead(&self.members) else { return false };
+        self.say_farewell(Farewell { node_id: node_id.clone(), boot });
+        let result = self.foca.gossip(&mut self.runtime);
+        self.settle("forget", result, now);
+        true
+    }
+
+    /// Says goodbye. Called again, says it again to other members.
+    pub(super) fn leave(&mut self, now: Now) {
+        let me = self.foca.identity().clone();
+        let result = if self.has_left {
+            self.foca.gossip(&mut self.runtime)
+        } else {
+            self.say_farewell(Farewell { node_id: me.node_id, boot: me.boot });
+            self.foca.leave_cluster(&mut self.runtime)
+        };
+        self.settle("leave", result, now);
+        self.has_left = true;
+    }
+
+    /// Brings the view up to date; true if it changed.
+    pub(super) fn refresh(&mut self, now: Now) -> bool {
+        if self.has_left {
+            return false;
+        }
+        let seen = self.foca.iter_members().map(|member| Seen {
+            node_id: member.id().node_id.clone(),
+            address: member.id().address,
+            boot: member.id().boot,
+            suspect: member.state() == State::Suspect,
+        });
+        let before = self.members.counts();
+        let changes = self.members.observe(seen, |node, boot| self.farewells.has_left(node, boot), now.wall_ms);
+        let changed = !changes.is_empty() || before != self.members.counts();
+        self.events.extend(changes.into_iter().map(|(change, member)| GossipEvent::Member(change, member)));
+        self.watch_for_own_name();
+        changed
+    }
+
+    fn watch_for_own_name(&mut self) {
+        let me = &self.foca.identity().node_id;
+        let other = self.foca.iter_members().find(|member| member.id().node_id == *me);
+        let taken = other.map(|member| member.id().address);
+        if let Some(address) = taken.filter(|_| taken != self.name_taken) {
+            self.events.push(GossipEvent::NameTaken(address));
+        }
+        self.name_taken = taken;
+    }
+
+    /// Foca fires a suspicion's timer even after the suspect refuted it, and then tells it that it was declared down.
+    fn is_refuted(&self, timer: &Timer<Identity>) -> bool {
+        let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = timer else { return false };
+        !self.foca.iter_membership_state().any(|member| {
+            member.id() == member_id && member.state() == State::Suspect && member.incarnation() == *incarnation
+        })
+    }
+
+    /// With no active member foca goes idle and its timers stop, so that two nodes that lost each other would stay apart.
+    fn call_out_if_alone(&mut self, now: Now) {
+        if self.has_left || self.foca.num_members() > 0 {
+            return;
+        }
+        let former = self.foca.iter_membership_state().map(|member| member.id().address).take(WATCHDOG_CALLS_MAX);
+        let mut addresses: Vec<_> = former.chain(self.seeds.iter().copied()).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        for address in addresses {
+            self.greet(address, now);
+        }
+    }
+
+    fn greet(&mut self, address: SocketAddr, now: Now) {
+        // Only the address of an announcement's destination counts; who lives there is what it asks for.
+        let anyone = Identity { address, epoch: 0, boot: 0, ..self.foca.identity().clone() };
+        let result = self.foca.announce(anyone, &mut self.runtime);
+        self.settle("announce", result, now);
+    }
+
+    fn say_farewell(&mut self, farewell: Farewell) {
+        let said = farewell.encode().map_err(|error| error.to_string()).and_then(|bytes| {
+            self.foca.add_broadcast(&bytes).map_err(|error| error.to_string())
+        });
+        if let Err(error) = said {
+            debug!(error, "could not say farewell");
+        }
+    }
+
+    /// Collects what a step of foca produced.
+    fn settle(&mut self, step: &str, result: Result<(), foca::Error>, now: Now) {
+        if let Err(error) = result {
+            debug!(%error, step, "gossip step refused");
+        }
+        while let Some((to, payload)) = self.runtime.to_send() {
+            let mut datagram = Vec::with_capacity(payload.len() + super::envelope::OVERHEAD_BYTES);
+            self.envelope.seal(&payload, &mut datagram);
+            self.outbox.push((to.address, datagram));
+        }
+        while let Some((after, timer)) = self.runtime.to_schedule() {
+            self.timers.submit(now.instant + after, timer);
+        }
+        while let Some(notification) = self.runtime.to_notify() {
+            if matches!(notification, OwnedNotification::Rejoin(_)) {
+                self.events.push(GossipEvent::Renewed);
+            }
+        }
+    }
+}

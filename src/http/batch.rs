@@ -1,0 +1,87 @@
+//! Many operations in one request.
+
+use std::time::Instant;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use hyper::StatusCode;
+use serde::Deserialize;
+
+use super::error::ApiError;
+use super::request::{self, JsonValue};
+use super::{Edge, reply};
+use crate::link::BATCH_BYTES_MAX;
+use crate::model::Key;
+use crate::node::Operation;
+use crate::telemetry::{self, Route};
+
+/// Operations of one batch.
+const OPERATIONS_MAX: usize = 1000;
+
+#[derive(Deserialize)]
+struct Batch {
+    operations: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    op: String,
+    key: String,
+    #[serde(flatten)]
+    value: JsonValue,
+}
+
+/// `POST /api/v1/batch`
+pub(super) async fn serve(State(edge): State<Edge>, request: axum::extract::Request) -> Result<Response, ApiError> {
+    let started = Instant::now();
+    let (head, body) = request.into_parts();
+    let body = request::read(&head.headers, body, request::json_bytes_max(BATCH_BYTES_MAX / 2)).await?;
+    let batch: Batch = request::parse_json(&body, "{\"operations\": [{\"op\", \"key\", …}, …]}")?;
+    if batch.operations.len() > OPERATIONS_MAX {
+        let count = batch.operations.len();
+        return Err(ApiError::too_large(format!("{count} operations, at most {OPERATIONS_MAX} are accepted")));
+    }
+    let bytes_max = edge.config.value_bytes_max;
+    let parsed: Vec<_> = batch.operations.into_iter().map(|item| parse(item, bytes_max)).collect();
+    let valid: Vec<Operation> = parsed.iter().filter_map(|one| one.as_ref().ok().cloned()).collect();
+    let mut done = edge.node.perform_all(valid).await.into_iter();
+    let now_ms = edge.node.now_ms();
+    let mut out = b"{\"results\":[".to_vec();
+    for (index, one) in parsed.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        let result = one.as_ref().map_err(Clone::clone).and_then(|operation| {
+            let lost = || ApiError::internal("decode_failed", "the operation got no answer");
+            Ok((operation, done.next().ok_or_else(lost)??))
+        });
+        match result {
+            Ok((operation, done)) => {
+                let status = reply::status(&done.outcome).as_u16();
+                reply::write_body(&mut out, operation, &done, now_ms, Some(status));
+            }
+            Err(error) => write_error(&mut out, &error),
+        }
+    }
+    out.extend_from_slice(b"],\"node_id\":\"");
+    out.extend_from_slice(edge.node.id().as_str().as_bytes());
+    out.extend_from_slice(b"\"}");
+    edge.node.metrics().request(telemetry::Operation::Batch, Route::Local, started.elapsed());
+    Ok(reply::json(StatusCode::OK, out).into_response())
+}
+
+fn parse(item: Item, bytes_max: usize) -> Result<Operation, ApiError> {
+    let key = Key::parse(item.key).map_err(|error| ApiError::invalid(error.to_string()))?;
+    match item.op.as_str() {
+        "get" => Ok(Operation::Get(key)),
+        "delete" => Ok(Operation::Delete(key)),
+        "put" => Ok(Operation::Put(key, item.value.into_value(bytes_max)?)),
+        other => Err(ApiError::invalid(format!("\"op\" is {other:?}; it must be \"get\", \"put\" or \"delete\""))),
+    }
+}
+
+fn write_error(out: &mut Vec<u8>, error: &ApiError) {
+    let mut body = error.body();
+    body["status"] = error.status.as_u16().into();
+    out.extend_from_slice(body.to_string().as_bytes());
+}

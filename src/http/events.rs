@@ -1,0 +1,41 @@
+//! `GET /admin/events`: what happens in the cluster, as Server-Sent Events.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::sse::{self, KeepAlive, Sse};
+use futures_util::{Stream, StreamExt, stream};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::Edge;
+use crate::node::Event;
+
+/// A silent stream says that it is alive this often; clients give up after three times as long.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+pub(super) async fn serve(State(edge): State<Edge>) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
+    let (snapshot, later) = edge.node.events();
+    let stopping = edge.stopping.clone();
+    let events = stream::once(async move { snapshot })
+        .chain(stream::unfold(later, |receiver| next(receiver)))
+        .map(|event| Ok(render(&event)))
+        .take_until(async move { stopping.cancelled().await });
+    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("alive"))
+}
+
+async fn next(mut receiver: broadcast::Receiver<Event>) -> Option<(Event, broadcast::Receiver<Event>)> {
+    loop {
+        match receiver.recv().await {
+            Ok(event) => return Some((event, receiver)),
+            // The ids show the gap.
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return None,
+        }
+    }
+}
+
+fn render(event: &Event) -> sse::Event {
+    sse::Event::default().id(event.id.to_string()).event(event.kind).data(event.data.to_string())
+}

@@ -1,0 +1,183 @@
+//! Answers about keys, written straight into one buffer.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue};
+use hyper::{Response, StatusCode};
+use serde::Serialize;
+
+use crate::model::{Entry, Key, NodeId, Version};
+use crate::node::{Done, NewValue, Operation, Outcome};
+
+/// What a value without a content type is when it leaves as raw bytes: it came in as a JSON string.
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
+
+pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// The answer to one operation, as a single call gives it.
+pub(super) fn to_response(operation: &Operation, done: &Done, now_ms: u64) -> Response<Full<Bytes>> {
+    let mut body = Vec::with_capacity(body_bytes(operation, done));
+    write_body(&mut body, operation, done, now_ms, None);
+    let mut response = json(status(&done.outcome), body);
+    match &done.outcome {
+        Outcome::Hit(entry) => add_entry_headers(&mut response, entry, now_ms),
+        Outcome::Stored(version) => drop(response.headers_mut().insert(ETAG, etag(*version))),
+        Outcome::Miss | Outcome::Deleted(_) => {}
+    }
+    response
+}
+
+/// A hit as the raw bytes that were stored.
+pub(super) fn raw(entry: &Entry, now_ms: u64) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(entry.value.clone()));
+    let content_type = entry.content_type.as_deref().unwrap_or(TEXT);
+    // It was a header's value when it came in; a peer could send anything.
+    let content_type =
+        HeaderValue::from_str(content_type).unwrap_or(HeaderValue::from_static("application/octet-stream"));
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    add_entry_headers(&mut response, entry, now_ms);
+    response
+}
+
+/// The answer to a PUT of raw bytes.
+pub(super) fn stored_raw(version: Version) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(ETAG, etag(version));
+    response
+}
+
+pub(super) fn status(outcome: &Outcome) -> StatusCode {
+    match outcome {
+        Outcome::Miss => StatusCode::NOT_FOUND,
+        Outcome::Hit(_) | Outcome::Stored(_) | Outcome::Deleted(_) => StatusCode::OK,
+    }
+}
+
+/// Appends the JSON body of one operation. In a batch it carries its own `status`.
+pub(super) fn write_body(out: &mut Vec<u8>, operation: &Operation, done: &Done, now_ms: u64, status: Option<u16>) {
+    let mut object = Object::open(out);
+    match (&done.outcome, operation) {
+        (Outcome::Hit(entry), _) => {
+            object.key(operation.key());
+            object.value(&entry.value);
+            object.found(true);
+            if let Some(left) = entry.ttl_left(now_ms) {
+                object.field("ttl", &whole_seconds(left));
+            }
+        }
+        (Outcome::Miss, _) => {
+            object.key(operation.key());
+            object.found(false);
+            object.field("message", "key not found");
+        }
+        (Outcome::Stored(_), Operation::Put(key, NewValue { value, .. })) => {
+            object.key(key);
+            object.value(value);
+            object.found(true);
+            object.field("message", "success");
+        }
+        (Outcome::Stored(_), _) => object.field("message", "success"),
+        (Outcome::Deleted(found), _) => {
+            object.field("message", "deleted");
+            object.key(operation.key());
+            object.found(*found);
+        }
+    }
+    object.node_id(&done.node_id);
+    if let Some(status) = status {
+        object.field("status", &status);
+    }
+    object.close();
+}
+
+/// Room for the body: exact for values that need no escapes, which most do not.
+fn body_bytes(operation: &Operation, done: &Done) -> usize {
+    let value = match (&done.outcome, operation) {
+        (Outcome::Hit(entry), _) => entry.value.len(),
+        (Outcome::Stored(_), Operation::Put(_, new)) => new.value.len(),
+        _ => 0,
+    };
+    operation.key().as_str().len() + value + value / 16 + 160
+}
+
+fn add_entry_headers(response: &mut Response<Full<Bytes>>, entry: &Entry, now_ms: u64) {
+    response.headers_mut().insert(ETAG, etag(entry.version));
+    if let Some(left) = entry.ttl_left(now_ms) {
+        let age = HeaderValue::from_str(&format!("max-age={}", whole_seconds(left)));
+        response.headers_mut().insert(CACHE_CONTROL, age.unwrap_or(HeaderValue::from_static("no-cache")));
+    }
+}
+
+fn etag(version: Version) -> HeaderValue {
+    let quoted = Bytes::from(format!("\"{version}\""));
+    HeaderValue::from_maybe_shared(quoted).unwrap_or(HeaderValue::from_static("\"\""))
+}
+
+/// Rounded up: an entry that is there has some time left.
+fn whole_seconds(left: Duration) -> u64 {
+    left.as_millis().div_ceil(1000) as u64
+}
+
+/// A JSON object under construction at the end of a buffer.
+struct Object<'a> {
+    out: &'a mut Vec<u8>,
+    separator: u8,
+}
+
+impl<'a> Object<'a> {
+    fn open(out: &'a mut Vec<u8>) -> Object<'a> {
+        Object { out, separator: b'{' }
+    }
+
+    fn field<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) {
+        self.name(name);
+        // Strings and numbers into a vector: this does not fail.
+        let _ = serde_json::to_writer(&mut *self.out, value);
+    }
+
+    fn key(&mut self, key: &Key) {
+        self.field("key", key.as_str());
+    }
+
+    fn value(&mut self, value: &[u8]) {
+        if let Ok(text) = std::str::from_utf8(value) {
+            return self.field("value", text);
+        }
+        self.field("value", &BASE64.encode(value));
+        self.field("encoding", "base64");
+    }
+
+    fn found(&mut self, found: bool) {
+        self.name("found");
+        self.out.extend_from_slice(if found { b"true" } else { b"false" });
+    }
+
+    fn node_id(&mut self, node_id: &NodeId) {
+        self.name("node_id");
+        // Its letters need no escapes.
+        self.out.push(b'"');
+        self.out.extend_from_slice(node_id.as_str().as_bytes());
+        self.out.push(b'"');
+    }
+
+    fn name(&mut self, name: &str) {
+        self.out.extend_from_slice(&[self.separator, b'"']);
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(b"\":");
+        self.separator = b',';
+    }
+
+    fn close(self) {
+        self.out.push(b'}');
+    }
+}

@@ -1,0 +1,193 @@
+//! Reading requests: keys from paths, values and their TTL from bodies, each bounded and each with its own error.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::HeaderMap;
+use hyper::body::Body;
+use hyper::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
+use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+
+use super::error::ApiError;
+use super::reply::TEXT;
+use crate::model::Key;
+use crate::node::NewValue;
+
+/// The longest TTL: about 30 years.
+const TTL_SECONDS_MAX: f64 = 1e9;
+const OCTETS: &str = "application/octet-stream";
+
+/// The key in the rest of a path.
+pub(super) fn key(encoded: &str) -> Result<Key, ApiError> {
+    if !encoded.contains('%') {
+        return Key::parse(encoded).map_err(|error| ApiError::invalid(error.to_string()));
+    }
+    let decoded = percent_decode_str(encoded).decode_utf8();
+    let text = decoded.map_err(|_| ApiError::invalid("the key is not UTF-8 after percent-decoding"))?;
+    Key::parse(&*text).map_err(|error| ApiError::invalid(error.to_string()))
+}
+
+/// The value in a PUT's body: raw bytes, or a JSON object if the content type says so.
+pub(super) async fn new_value<B>(
+    headers: &HeaderMap,
+    query: Option<&str>,
+    body: B,
+    bytes_max: usize,
+) -> Result<NewValue, ApiError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    match content_type(headers)? {
+        Some("application/json") => {
+            let body = read(headers, body, json_bytes_max(bytes_max)).await?;
+            from_json(&body, bytes_max)
+        }
+        Some("application/x-www-form-urlencoded") => Err(ApiError::invalid(
+            "Content-Type is application/x-www-form-urlencoded, which curl -d sends by itself; \
+             add -H 'Content-Type: application/json', or another type for raw bytes",
+        )),
+        _ => {
+            let ttl = query_ttl(query)?;
+            let stored = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or(OCTETS);
+            let content_type = Some(Arc::from(stored));
+            Ok(NewValue { value: read(headers, body, bytes_max).await?, content_type, ttl })
+        }
+    }
+}
+
+/// Escapes at most double an ordinary text.
+pub(super) fn json_bytes_max(value_bytes_max: usize) -> usize {
+    2 * value_bytes_max + 4096
+}
+
+/// The media type of the body, without parameters.
+pub(super) fn content_type(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(None) };
+    let text = value.to_str().map_err(|_| ApiError::invalid("the Content-Type header is not ASCII"))?;
+    Ok(Some(text.split(';').next().unwrap_or_default().trim()))
+}
+
+#[derive(Deserialize)]
+pub(super) struct JsonValue {
+    value: Option<String>,
+    ttl: Option<serde_json::Value>,
+    encoding: Option<String>,
+}
+
+impl JsonValue {
+    pub(super) fn into_value(self, bytes_max: usize) -> Result<NewValue, ApiError> {
+        let text = self.value.ok_or_else(|| ApiError::invalid("\"value\" is missing; it must be a string"))?;
+        let value = match self.encoding.as_deref() {
+            None => Bytes::from(text),
+            Some("base64") => Bytes::from(
+                BASE64.decode(text).map_err(|error| ApiError::invalid(format!("\"value\" is not base64: {error}")))?,
+            ),
+            Some(other) => {
+                return Err(ApiError::invalid(format!("\"encoding\" is {other:?}, only \"base64\" is known")));
+            }
+        };
+        if value.len() > bytes_max {
+            return Err(too_long(value.len(), bytes_max));
+        }
+        // A value that came as base64 is octets; only a string is text.
+        let content_type = self.encoding.map(|_| Arc::from(OCTETS));
+        let ttl = match self.ttl {
+            None | Some(serde_json::Value::Null) => None,
+            Some(ttl) => Some(seconds(ttl.as_f64().ok_or_else(|| bad_ttl(&ttl.to_string()))?, &ttl.to_string())?),
+        };
+        Ok(NewValue { value, content_type, ttl })
+    }
+}
+
+fn from_json(body: &[u8], bytes_max: usize) -> Result<NewValue, ApiError> {
+    parse_json::<JsonValue>(body, "{\"value\": \"…\"} with an optional \"ttl\" in seconds")?.into_value(bytes_max)
+}
+
+/// Parses a JSON body; `expected` completes the sentence of the error.
+pub(super) fn parse_json<T: serde::de::DeserializeOwned>(body: &[u8], expected: &str) -> Result<T, ApiError> {
+    serde_json::from_slice(body)
+        .map_err(|error| ApiError::invalid(format!("the body is not the JSON expected here ({expected}): {error}")))
+}
+
+fn query_ttl(query: Option<&str>) -> Result<Option<Duration>, ApiError> {
+    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("ttl", text)) => {
+                return seconds(text.parse().map_err(|_| bad_ttl(text))?, text).map(Some);
+            }
+            _ => return Err(ApiError::invalid(format!("unknown query {pair:?}; only ttl=SECONDS is known here"))),
+        }
+    }
+    Ok(None)
+}
+
+fn seconds(ttl: f64, text: &str) -> Result<Duration, ApiError> {
+    // Written so that NaN fails it.
+    if ttl > 0.0 && ttl <= TTL_SECONDS_MAX { Ok(Duration::from_secs_f64(ttl.max(0.001))) } else { Err(bad_ttl(text)) }
+}
+
+fn bad_ttl(text: &str) -> ApiError {
+    ApiError::invalid(format!("ttl is {text}; it must be a number of seconds above 0, at most {TTL_SECONDS_MAX}"))
+}
+
+/// Whether the client wants the stored bytes rather than JSON about them.
+pub(super) fn wants_raw(headers: &HeaderMap, stored: Option<&str>) -> bool {
+    let Some(accept) = headers.get(ACCEPT).and_then(|value| value.to_str().ok()) else { return false };
+    let essence = |text: &str| text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let stored = essence(stored.unwrap_or(TEXT));
+    accept.split(',').any(|accepted| {
+        let refused = accepted.split(';').skip(1).any(|parameter| parameter.trim() == "q=0");
+        let accepted = essence(accepted);
+        !refused && (accepted == OCTETS || accepted == stored)
+    })
+}
+
+/// Reads a body of at most `bytes_max`. One that is a little too long is read to its end, so that the client is there to
+/// read the error; a hopeless one is refused at once.
+pub(super) async fn read<B>(headers: &HeaderMap, mut body: B, bytes_max: usize) -> Result<Bytes, ApiError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let patience = bytes_max.saturating_mul(4);
+    if let Some(bytes) = announced.filter(|bytes| *bytes > patience) {
+        return Err(too_long(bytes, bytes_max));
+    }
+    let mut first: Option<Bytes> = None;
+    let mut rest = BytesMut::new();
+    let mut bytes = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| ApiError::invalid(format!("the body did not arrive whole: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        bytes += data.len();
+        if bytes > patience {
+            break;
+        }
+        match &first {
+            _ if bytes > bytes_max => {}
+            None => first = Some(data),
+            Some(start) => {
+                if rest.is_empty() {
+                    rest.reserve(announced.unwrap_or(0).min(bytes_max).max(start.len() + data.len()));
+                    rest.extend_from_slice(start);
+                }
+                rest.extend_from_slice(&data);
+            }
+        }
+    }
+    if bytes > bytes_max {
+        return Err(too_long(announced.unwrap_or(bytes), bytes_max));
+    }
+    Ok(if rest.is_empty() { first.unwrap_or_default() } else { rest.freeze() })
+}
+
+fn too_long(bytes: usize, bytes_max: usize) -> ApiError {
+    ApiError::too_large(format!("{bytes} bytes, at most {bytes_max} are accepted here"))
+}

@@ -1,0 +1,411 @@
+//! The asking end of links: a pool with two connections per peer, opened when first needed and again when lost.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use bytes::{Buf, Bytes, BytesMut};
+use parking_lot::{Mutex, RwLock};
+use rand::RngExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Duration, Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::frame::{self, Frame};
+use super::message::{Reply, Request};
+use super::{
+    BULK_BYTES, CLUSTER_HEADER, CONNECT_TIMEOUT, Lane, LinkConfig, OUTSTANDING_MAX, PATH, PROTOCOL, QUEUED_BYTES_MAX,
+};
+use crate::net::TcpStream;
+use crate::telemetry::Metrics;
+
+/// The first wait after a failed connection; doubles up to the second, each shortened at random by up to half.
+const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)];
+/// The longest answer to an upgrade request.
+const RESPONSE_BYTES_MAX: usize = 8 << 10;
+
+/// Why a peer did not answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LinkError {
+    /// No connection could be made. Nothing was sent.
+    #[error("{address} cannot be reached: {reason}")]
+    Unreachable {
+        /// The peer.
+        address: SocketAddr,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The connection broke while the request was under way: it may have been done.
+    #[error("the link to {0} broke")]
+    Broken(SocketAddr),
+    /// The deadline passed: it may have been done.
+    #[error("{0} did not answer in time")]
+    Silent(SocketAddr),
+    /// Too much is under way to this peer. Nothing was sent.
+    #[error("too many requests are under way to {0}")]
+    Overloaded(SocketAddr),
+    /// The request does not fit a frame. Nothing was sent.
+    #[error("the request is too long for a frame")]
+    TooLong,
+}
+
+/// A reply and the raw values behind it.
+type Replied = (Reply, Bytes);
+
+/// The links of one node to all of its peers.
+#[derive(Debug)]
+pub struct Pool {
+    config: LinkConfig,
+    metrics: Arc<Metrics>,
+    peers: RwLock<HashMap<SocketAddr, Arc<Peer>>>,
+}
+
+impl Pool {
+    /// A pool without connections.
+    #[must_use]
+    pub fn new(config: LinkConfig, metrics: Arc<Metrics>) -> Pool {
+        Pool { config, metrics, peers: RwLock::default() }
+    }
+
+    /// Asks the node at `address` and waits for its reply until `deadline`.
+    ///
+    /// # Errors
+    /// See [`LinkError`]: each says whether the request may have been done.
+    pub async fn call(
+        &self,
+        address: SocketAddr,
+        request: &Request,
+        values: &[Bytes],
+        deadline: Instant,
+    ) -> Result<Replied, LinkError> {
+        let peer = self.peer(address);
+        let long = values.iter().map(Bytes::len).sum::<usize>() > BULK_BYTES;
+        if !long && !matches!(request, Request::Copy(_)) {
+            let (reply, value) = self.ask(&peer, Lane::Requests, request, values, deadline).await?;
+            if reply != Reply::AskBulk {
+                return Ok((reply, value));
+            }
+        }
+        self.ask(&peer, Lane::Bulk, request, values, deadline).await
+    }
+
+    /// Drops the connections to all but these peers.
+    pub fn retain(&self, wanted: impl Fn(&SocketAddr) -> bool) {
+        self.peers.write().retain(|address, peer| {
+            let keep = wanted(address);
+            if !keep {
+                peer.close();
+            }
+            keep
+        });
+    }
+
+    fn peer(&self, address: SocketAddr) -> Arc<Peer> {
+        if let Some(peer) = self.peers.read().get(&address) {
+            return peer.clone();
+        }
+        self.peers.write().entry(address).or_insert_with(|| Arc::new(Peer::new(address))).clone()
+    }
+
+    async fn ask(
+        &self,
+        peer: &Peer,
+        lane: Lane,
+        request: &Request,
+        values: &[Bytes],
+        deadline: Instant,
+    ) -> Result<Replied, LinkError> {
+        let silent = LinkError::Silent(peer.address);
+        let line = &peer.lines[lane as usize];
+        let connection = match line.open() {
+            Some(connection) => connection,
+            None => match timeout_at(deadline, line.connect(peer.address, lane, &self.config, &self.metrics)).await {
+                Ok(connected) => connected?,
+                Err(_) => return Err(silent),
+            },
+        };
+        let (answer, reply) = oneshot::channel();
+        let left = deadline.saturating_duration_since(Instant::now()).as_millis() as u32;
+        let id = connection.enqueue(request, values, left, answer)?;
+        let withdraw = Withdraw { connection: &connection, id };
+        match timeout_at(deadline, reply).await {
+            Ok(Ok(replied)) => {
+                std::mem::forget(withdraw);
+                Ok(replied)
+            }
+            Ok(Err(_)) => Err(LinkError::Broken(peer.address)),
+            Err(_) => Err(silent),
+        }
+    }
+}
+
+/// Forgets a request whose caller stopped waiting; a late reply is then dropped by its id.
+struct Withdraw<'a> {
+    connection: &'a Connection,
+    id: u32,
+}
+
+impl Drop for Withdraw<'_> {
+    fn drop(&mut self) {
+        self.connection.queue.lock().outstanding.remove(&self.id);
+    }
+}
+
+#[derive(Debug)]
+struct Peer {
+    address: SocketAddr,
+    lines: [Line; 2],
+}
+
+impl Peer {
+    fn new(address: SocketAddr) -> Peer {
+        Peer { address, lines: [Line::default(), Line::default()] }
+    }
+
+    fn close(&self) {
+        for line in &self.lines {
+            if let Some(connection) = line.current.swap(None) {
+                connection.close();
+            }
+        }
+    }
+}
+
+/// One lane to one peer: the open connection, or the memory of failing to open one.
+#[derive(Debug, Default)]
+struct Line {
+    current: ArcSwapOption<Connection>,
+    failing: tokio::sync::Mutex<Option<Failing>>,
+}
+
+#[derive(Debug)]
+struct Failing {
+    until: Instant,
+    pause: Duration,
+    reason: String,
+}
+
+impl Line {
+    fn open(&self) -> Option<Arc<Connection>> {
+        self.current.load_full().filter(|connection| !connection.closed.is_cancelled())
+    }
+
+    async fn connect(
+        &self,
+        address: SocketAddr,
+        lane: Lane,
+        config: &LinkConfig,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Arc<Connection>, LinkError> {
+        let mut failing = self.failing.lock().await;
+        if let Some(connection) = self.open() {
+            return Ok(connection);
+        }
+        if let Some(failed) = failing.as_ref().filter(|failed| Instant::now() < failed.until) {
+            return Err(LinkError::Unreachable { address, reason: failed.reason.clone() });
+        }
+        let upgraded = match timeout(CONNECT_TIMEOUT, upgrade(address, lane, config)).await {
+            Ok(upgraded) => upgraded,
+            Err(_) => Err(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())),
+        };
+        match upgraded {
+            Ok((stream, early)) => {
+                metrics.link_connects.inc();
+                let connection = Connection::start(address, stream, early, config, metrics);
+                self.current.store(Some(connection.clone()));
+                *failing = None;
+                Ok(connection)
+            }
+            Err(reason) => {
+                let pause = failing.as_ref().map_or(BACKOFF[0], |failed| (failed.pause * 2).min(BACKOFF[1]));
+                let until = Instant::now() + pause.mul_f64(rand::rng().random_range(0.5..=1.0));
+                *failing = Some(Failing { until, pause, reason: reason.clone() });
+                Err(LinkError::Unreachable { address, reason })
+            }
+        }
+    }
+}
+
+/// Connects and asks for the link. The error is a reason for people.
+async fn upgrade(address: SocketAddr, lane: Lane, config: &LinkConfig) -> Result<(TcpStream, BytesMut), String> {
+    let mut stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    let request = format!(
+        "GET {PATH} HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\nupgrade: {PROTOCOL}\r\n\
+         {CLUSTER_HEADER}: {}\r\n{}: {}\r\n\r\n",
+        config.cluster,
+        Lane::HEADER,
+        lane.as_str(),
+    );
+    stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
+    let mut response = BytesMut::with_capacity(1 << 10);
+    let head_bytes = loop {
+        if let Some(end) = response.windows(4).position(|four| four == b"\r\n\r\n") {
+            break end + 4;
+        }
+        if response.len() > RESPONSE_BYTES_MAX {
+            return Err("its answer to the upgrade is not HTTP".into());
+        }
+        if stream.read_buf(&mut response).await.map_err(|error| error.to_string())? == 0 {
+            return Err("it closed the connection instead of upgrading it".into());
+        }
+    };
+    if response.starts_with(b"HTTP/1.1 101 ") {
+        response.advance(head_bytes);
+        return Ok((stream, response));
+    }
+    let text = String::from_utf8_lossy(&response);
+    Err(format!("it refused the link: {}", text.lines().next().unwrap_or_default()))
+}
+
+#[derive(Debug)]
+struct Connection {
+    address: SocketAddr,
+    queue: Mutex<Queue>,
+    /// Wakes the writer.
+    wake: Notify,
+    closed: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    out: BytesMut,
+    last_id: u32,
+    outstanding: HashMap<u32, oneshot::Sender<Replied>>,
+}
+
+impl Connection {
+    fn start(
+        address: SocketAddr,
+        stream: TcpStream,
+        early: BytesMut,
+        config: &LinkConfig,
+        metrics: &Arc<Metrics>,
+    ) -> Arc<Connection> {
+        let connection = Arc::new(Connection {
+            address,
+            queue: Mutex::default(),
+            wake: Notify::new(),
+            closed: CancellationToken::new(),
+        });
+        let (reading, writing) = stream.into_split();
+        let bytes_max = config.frame_bytes_max();
+        tokio::spawn(connection.clone().read(reading, early, bytes_max, metrics.clone()));
+        tokio::spawn(connection.clone().write(writing, metrics.clone()));
+        connection
+    }
+
+    fn enqueue(
+        &self,
+        request: &Request,
+        values: &[Bytes],
+        deadline_ms: u32,
+        answer: oneshot::Sender<Replied>,
+    ) -> Result<u32, LinkError> {
+        let mut queue = self.queue.lock();
+        // Checked under the lock: `close` takes it to fail everything that is outstanding.
+        if self.closed.is_cancelled() {
+            return Err(LinkError::Broken(self.address));
+        }
+        if queue.outstanding.len() >= OUTSTANDING_MAX || queue.out.len() >= QUEUED_BYTES_MAX {
+            return Err(LinkError::Overloaded(self.address));
+        }
+        let id = queue.free_id();
+        if !frame::encode(&mut queue.out, id, deadline_ms, request, values) {
+            return Err(LinkError::TooLong);
+        }
+        queue.outstanding.insert(id, answer);
+        drop(queue);
+        self.wake.notify_one();
+        Ok(id)
+    }
+
+    /// Every waiting caller is told that the link broke.
+    fn close(&self) {
+        let mut queue = self.queue.lock();
+        self.closed.cancel();
+        queue.outstanding.clear();
+        queue.out = BytesMut::new();
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    async fn write(self: Arc<Connection>, mut stream: impl AsyncWriteExt + Unpin, metrics: Arc<Metrics>) {
+        let mut batch = BytesMut::new();
+        while !self.closed.is_cancelled() {
+            self.wake.notified().await;
+            // Once round the scheduler, so that the requests of this moment leave in one write.
+            tokio::task::yield_now().await;
+            loop {
+                batch.clear();
+                std::mem::swap(&mut batch, &mut self.queue.lock().out);
+                if batch.is_empty() {
+                    break;
+                }
+                metrics.link_sent_bytes.inc_by(batch.len() as u64);
+                if let Err(error) = stream.write_all(&batch).await {
+                    debug!(peer = %self.address, %error, "writing to a link");
+                    return self.close();
+                }
+            }
+        }
+    }
+
+    async fn read(
+        self: Arc<Connection>,
+        mut stream: impl AsyncReadExt + Unpin,
+        mut buffer: BytesMut,
+        bytes_max: usize,
+        metrics: Arc<Metrics>,
+    ) {
+        let mut closing = pin!(self.closed.cancelled());
+        let reason = loop {
+            match self.deliver(&mut buffer, bytes_max) {
+                Ok(()) => {}
+                Err(error) => {
+                    metrics.link_rejected.inc();
+                    break error.to_string();
+                }
+            }
+            buffer.reserve(4 << 10);
+            tokio::select! {
+                read = stream.read_buf(&mut buffer) => match read {
+                    Ok(0) => break "the peer closed it".to_string(),
+                    Ok(bytes) => metrics.link_received_bytes.inc_by(bytes as u64),
+                    Err(error) => break error.to_string(),
+                },
+                () = &mut closing => break "no longer wanted".to_string(),
+            }
+        };
+        debug!(peer = %self.address, reason, "a link closed");
+        self.close();
+    }
+
+    /// Hands every whole frame in `buffer` to whoever waits for it.
+    fn deliver(&self, buffer: &mut BytesMut, bytes_max: usize) -> Result<(), frame::FrameError> {
+        while let Some(Frame { id, head, value, .. }) = frame::decode::<Reply>(buffer, bytes_max)? {
+            let waiting = self.queue.lock().outstanding.remove(&id);
+            // Nobody waits any more for a late reply.
+            if let Some(waiting) = waiting {
+                let _ = waiting.send((head, value));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Queue {
+    /// The next id that no outstanding request has.
+    fn free_id(&mut self) -> u32 {
+        loop {
+            self.last_id = self.last_id.wrapping_add(1);
+            if !self.outstanding.contains_key(&self.last_id) {
+                return self.last_id;
+            }
+        }
+    }
+}

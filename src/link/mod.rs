@@ -1,0 +1,73 @@
+//! The link between nodes: one framed, multiplexed, coalescing connection per peer and purpose.
+//!
+//! Starts as an HTTP upgrade on the peer's one port, then carries [`frame`]s both ways. Knows how to ask and answer, not
+//! what is asked: requests are given to a [`Service`]. Invariant: a request that came over a link is served or refused by
+//! this node, never sent on.
+
+mod client;
+mod frame;
+mod message;
+mod server;
+
+use std::time::Duration;
+
+pub use self::client::{LinkError, Pool};
+pub use self::message::{EntryHead, Operation, Outcome, Refusal, Reply, Request};
+pub use self::server::{Answer, Service, serve};
+
+/// The protocol's name in the `Upgrade` header; the number grows when frames change incompatibly.
+pub const PROTOCOL: &str = "shoal-link/1";
+/// Where the upgrade is asked for.
+pub const PATH: &str = "/internal/link";
+/// The header that names the cluster, so that nodes of two clusters never link.
+pub const CLUSTER_HEADER: &str = "shoal-cluster";
+
+/// What a link has to be told.
+#[derive(Clone, Debug)]
+pub struct LinkConfig {
+    /// Peers of another cluster refuse the link.
+    pub cluster: String,
+    /// The longest value that may travel, in bytes.
+    pub value_bytes_max: usize,
+}
+
+impl LinkConfig {
+    /// The longest frame taken from a peer. Room for the longest value, and for a full batch.
+    fn frame_bytes_max(&self) -> usize {
+        self.value_bytes_max + BATCH_BYTES_MAX + (1 << 20)
+    }
+}
+
+/// Values of one batch, together, in either direction.
+pub const BATCH_BYTES_MAX: usize = 32 << 20;
+/// Longer values take the bulk connection, so that they never stand in front of a small one.
+pub const BULK_BYTES: usize = 64 << 10;
+/// Requests that may be under way on one connection.
+const OUTSTANDING_MAX: usize = 8192;
+/// Bytes that may wait to be written before further requests are refused.
+const QUEUED_BYTES_MAX: usize = 64 << 20;
+/// How long a peer may take to accept a connection and the upgrade.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Which of the two connections to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Requests and short values.
+    Requests,
+    /// Long values and copies of entries.
+    Bulk,
+}
+
+impl Lane {
+    /// The header that tells the answering end which lane a connection is.
+    pub const HEADER: &str = "shoal-lane";
+
+    /// The header's value.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Lane::Requests => "requests",
+            Lane::Bulk => "bulk",
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The answering end of a link.
+//!
+//! One task reads frames, has them served, and writes all answers of one read in one call. While it writes it does not
+//! read: a peer that does not take its answers is not given more work.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::frame::{self, Frame, FrameError};
+use super::message::{Outcome, Refusal, Reply, Request};
+use super::{BULK_BYTES, LinkConfig};
+use crate::telemetry::Metrics;
+
+/// Requests of one connection that may be waiting for something at a time.
+const LATER_MAX: usize = 1024;
+/// How long a peer may leave its answers untaken.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What serves the requests of peers.
+pub trait Service: Send + Sync + 'static {
+    /// Serves or refuses one request, without sending it on. `value` holds the raw values, in order.
+    fn call(&self, request: Request, value: Bytes) -> Answer;
+}
+
+/// A reply with its raw values, now or later.
+pub enum Answer {
+    /// Served without waiting.
+    Now(Reply, Vec<Bytes>),
+    /// Has to wait for something; other requests of the connection go on.
+    Later(Pin<Box<dyn Future<Output = (Reply, Vec<Bytes>)> + Send>>),
+}
+
+type Finished = (u32, Reply, Vec<Bytes>);
+
+/// Serves one upgraded connection until it closes. `early` is what arrived together with the upgrade request; `bulk` tells
+/// that long answers belong here.
+///
+/// # Errors
+/// A sentence saying why the connection was closed, if the peer violated the protocol or vanished in mid-frame.
+pub async fn serve<S>(
+    mut stream: S,
+    early: &[u8],
+    bulk: bool,
+    service: Arc<dyn Service>,
+    config: &LinkConfig,
+    metrics: &Metrics,
+) -> Result<(), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (later, mut finished) = mpsc::channel(LATER_MAX);
+    let mut connection = Serving { service, bulk, later, waiting: 0, out: BytesMut::with_capacity(16 << 10) };
+    let mut buffer = BytesMut::with_capacity(16 << 10);
+    buffer.extend_from_slice(early);
+    loop {
+        connection.serve_all(&mut buffer, config.frame_bytes_max()).map_err(|error| error.to_string())?;
+        while let Ok(one) = finished.try_recv() {
+            connection.finish(one);
+        }
+        connection.flush(&mut stream, metrics).await?;
+        buffer.reserve(4 << 10);
+        tokio::select! {
+            read = stream.read_buf(&mut buffer) => match read {
+                Ok(0) if buffer.is_empty() => return Ok(()),
+                Ok(0) => return Err("the peer closed the connection within a frame".into()),
+                Ok(bytes) => metrics.link_received_bytes.inc_by(bytes as u64),
+                Err(error) => return Err(error.to_string()),
+            },
+            Some(one) = finished.recv() => connection.finish(one),
+        }
+    }
+}
+
+struct Serving {
+    service: Arc<dyn Service>,
+    bulk: bool,
+    later: mpsc::Sender<Finished>,
+    waiting: usize,
+    out: BytesMut,
+}
+
+impl Serving {
+    fn serve_all(&mut self, buffer: &mut BytesMut, bytes_max: usize) -> Result<(), FrameError> {
+        while let Some(request) = frame::decode::<Request>(buffer, bytes_max)? {
+            self.serve_one(request);
+        }
+        Ok(())
+    }
+
+    fn serve_one(&mut self, Frame { id, deadline_ms, head, value }: Frame<Request>) {
+        match self.service.call(head, value) {
+            Answer::Now(reply, values) => self.answer(id, &reply, &values),
+            Answer::Later(_) if self.waiting >= LATER_MAX => {
+                self.answer(id, &Reply::Refused(Refusal::Overloaded), &[]);
+            }
+            Answer::Later(reply) => {
+                self.waiting += 1;
+                let later = self.later.clone();
+                tokio::spawn(async move {
+                    let patience = Duration::from_millis(deadline_ms.into());
+                    let (reply, values) = timeout(patience, reply)
+                        .await
+                        .unwrap_or((Reply::Refused(Refusal::Overloaded), Vec::new()));
+                    // Fails when the connection is gone, and with it whoever asked.
+                    let _ = later.send((id, reply, values)).await;
+                });
+            }
+        }
+    }
+
+    fn finish(&mut self, (id, reply, values): Finished) {
+        self.waiting -= 1;
+        self.answer(id, &reply, &values);
+    }
+
+    fn answer(&mut self, id: u32, reply: &Reply, values: &[Bytes]) {
+        let bulky = !self.bulk && values.iter().map(Bytes::len).sum::<usize>() > BULK_BYTES;
+        let (reply, values) = if bulky { (&Reply::AskBulk, &[][..]) } else { (reply, values) };
+        if !frame::encode(&mut self.out, id, 0, reply, values) {
+            let refusal = Refusal::TooLarge("the answer is too long for a frame".into());
+            frame::encode(&mut self.out, id, 0, &Reply::One(Outcome::Refused(refusal)), &[]);
+        }
+    }
+
+    async fn flush(&mut self, stream: &mut (impl AsyncWrite + Unpin), metrics: &Metrics) -> Result<(), String> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        metrics.link_sent_bytes.inc_by(self.out.len() as u64);
+        match timeout(WRITE_TIMEOUT, stream.write_all(&self.out)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(_) => return Err(format!("the peer took no answers for {} s", WRITE_TIMEOUT.as_secs())),
+        }
+        self.out.clear();
+        if self.out.capacity() > 1 << 20 {
+            self.out = BytesMut::with_capacity(16 << 10);
+        }
+        Ok(())
+    }
+}

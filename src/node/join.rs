@@ -1,0 +1,128 @@
+//! Joining, and staying joined: greets the seeds until there are peers, and pulls whole member lists over the link.
+//!
+//! SWIM alone spreads news member by member; a list pulled at join, and now and then later, shows a node everybody at
+//! once. A seed that is not up yet is normal: the node serves alone meanwhile.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand::seq::IndexedRandom;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use super::{Node, Stop};
+use crate::gossip::live_identities;
+use crate::link::{Reply, Request};
+use crate::net::lookup_host;
+
+/// Pauses between attempts to join: short at first, for nodes that start together.
+const ALONE_PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
+/// Pauses between pulls once there are peers.
+const JOINED_PAUSE: [Duration; 2] = [Duration::from_millis(400), Duration::from_secs(30)];
+/// A node that is still alone says so this often.
+const COMPLAINT_PERIOD: Duration = Duration::from_secs(10);
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+const PULL_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub(super) async fn run(node: Node) {
+    let mut complained_at: Option<Instant> = None;
+    let mut pause = ALONE_PAUSE[0];
+    let mut was_alone = true;
+    loop {
+        let peers: Vec<SocketAddr> = node.members().peers().map(|peer| peer.address).collect();
+        let alone = peers.is_empty();
+        if alone != was_alone {
+            pause = if alone { ALONE_PAUSE[0] } else { JOINED_PAUSE[0] };
+            was_alone = alone;
+        }
+        let greeted = greet_missing_seeds(&node, &peers).await;
+        let anyone = peers.choose(&mut rand::rng()).copied();
+        if let Some(peer) = anyone {
+            // Fails when the peer has just died; another one is asked next time.
+            let _ = pull(&node, peer).await;
+        } else if let Err(reason) = greeted {
+            if complained_at.is_none_or(|at| at.elapsed() >= COMPLAINT_PERIOD) {
+                complained_at = Some(Instant::now());
+                info!(seeds = node.0.config.seeds.join(","), reason, "not joined yet; serving alone and trying on");
+            }
+        }
+        wait(&node, alone, pause).await;
+        pause = (pause * 2).min(if alone { ALONE_PAUSE[1] } else { JOINED_PAUSE[1] });
+    }
+}
+
+/// Waits for the pause to end, or for the first peer.
+async fn wait(node: &Node, alone: bool, pause: Duration) {
+    let mut view = node.0.view.clone();
+    let peers_come = async {
+        while alone && view.borrow_and_update().peers().next().is_none() {
+            if view.changed().await.is_err() {
+                return;
+            }
+        }
+        if !alone {
+            sleep(pause).await;
+        }
+    };
+    let _ = timeout(pause, peers_come).await;
+}
+
+/// Greets every seed that is not a peer. An error, for people, if none of them answered.
+async fn greet_missing_seeds(node: &Node, peers: &[SocketAddr]) -> Result<(), String> {
+    let mut result = Ok(());
+    for seed in &node.0.config.seeds {
+        let addresses = match timeout(RESOLVE_TIMEOUT, lookup_host(seed.as_str())).await {
+            Ok(Ok(addresses)) => addresses.collect::<Vec<_>>(),
+            Ok(Err(error)) => {
+                result = Err(format!("{seed} cannot be resolved: {error}"));
+                continue;
+            }
+            Err(_) => {
+                result = Err(format!("{seed} cannot be resolved in {} s", RESOLVE_TIMEOUT.as_secs()));
+                continue;
+            }
+        };
+        for address in addresses {
+            if address == node.0.address || peers.contains(&address) {
+                continue;
+            }
+            match pull(node, address).await {
+                Ok(true) => node.0.gossip.announce(vec![address]).await,
+                Ok(false) => result = Err(format!("this node's name is still taken, says {address}")),
+                Err(reason) => result = Err(reason),
+            }
+        }
+    }
+    result
+}
+
+/// Takes in the member list of the node at `address`. False, and nothing taken, if this node's name stands in it for
+/// another address.
+async fn pull(node: &Node, address: SocketAddr) -> Result<bool, String> {
+    let deadline = Instant::now() + PULL_TIMEOUT;
+    let (_, list) =
+        node.0.links.call(address, &Request::Members, &[], deadline).await.map_err(|error| error.to_string())?;
+    let identities = live_identities(&list).map_err(|error| format!("{address} gave no member list: {error}"))?;
+    let namesake = identities.iter().find(|id| id.node_id == node.0.id && id.address != node.0.address);
+    if let Some(namesake) = namesake {
+        check_name(node, namesake.address).await;
+        return Ok(false);
+    }
+    node.0.gossip.apply(list.into()).await;
+    Ok(true)
+}
+
+/// Stops this node if another process at `address` really is alive under the same name and was there first.
+pub(super) async fn check_name(node: &Node, address: SocketAddr) {
+    let request = Request::Ping { clock: node.0.versions.latest() };
+    let reply = node.0.links.call(address, &request, &[], Instant::now() + PULL_TIMEOUT).await;
+    let Ok((Reply::Pong { node_id, boot, .. }, _)) = reply else { return };
+    if node_id != node.0.id || boot >= node.0.boot {
+        return;
+    }
+    let (id, here) = (&node.0.id, node.0.address);
+    warn!(id = %id, other = %address, "the name of this node is taken");
+    let reason =
+        format!("node id {id:?} is already in use by the member at {address}; this node, at {here}, needs another --id", id = id.as_str());
+    node.0.stop.send_replace(Some(Stop::Fatal(reason)));
+}

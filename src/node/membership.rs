@@ -1,0 +1,181 @@
+//! Follows the membership: keeps the table in step with the view, tells what happened, stays in contact with peers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::broadcast;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval, sleep};
+use tracing::{info, warn};
+
+use super::{Contact, FormerRing, Node, rfc3339};
+use crate::gossip::GossipEvent;
+use crate::link::{Reply, Request};
+use crate::model::{Change, Member, Members, NodeId, Ring, Slot, Status};
+
+/// Changes of this long are taken together: a healing partition renews nearly every identity at once.
+pub(super) const DEBOUNCE: Duration = Duration::from_millis(50);
+/// How long former tables are asked after a change. Moving a full node's entries takes less.
+const FORMER_FOR: Duration = Duration::from_secs(60);
+const FORMER_MAX: usize = 8;
+/// How often each peer's round trip is measured.
+const CONTACT_PERIOD: Duration = Duration::from_secs(1);
+
+/// Rebuilds the table after each change of the view.
+pub(super) async fn follow_view(node: Node) {
+    let mut view = node.0.view.clone();
+    loop {
+        let members = view.borrow_and_update().clone();
+        if !node.is_leaving() {
+            take_up(&node, &members);
+        }
+        count(&node, &members);
+        if view.changed().await.is_err() {
+            return;
+        }
+        sleep(DEBOUNCE).await;
+    }
+}
+
+/// Takes this node itself out of its table, so that everything it holds belongs elsewhere.
+pub(super) fn step_out(node: &Node) {
+    let others = node.members().peers().map(|member| member.node_id.clone()).collect();
+    put_in_force(node, others);
+}
+
+fn take_up(node: &Node, members: &Members) {
+    node.0.links.retain(|address| members.peers().any(|member| member.address == *address));
+    node.0.contacts.lock().retain(|node_id, _| members.get(node_id).is_some());
+    put_in_force(node, members.live().map(|member| member.node_id.clone()).collect());
+}
+
+fn put_in_force(node: &Node, members: Vec<NodeId>) {
+    let old = node.ring();
+    if old.members() == members {
+        return;
+    }
+    // Built on this task: at most some milliseconds for a hundred members, away from the request path.
+    let new = Arc::new(Ring::build(members, node.0.config.copies));
+    remember(node, &old, &new);
+    node.0.ring.store(new.clone());
+    node.0.misplaced.notify_one();
+    let moved = Slot::all().filter(|slot| old.primary(*slot) != new.primary(*slot)).count();
+    info!(ring = %new.fingerprint(), members = new.members().len(), slots_moved = moved, "the ring changed");
+    let data = json!({
+        "ring": new.fingerprint(),
+        "previous": old.fingerprint(),
+        "members": new.members().len(),
+        "slots_moved": moved,
+    });
+    node.0.events.publish("ring_changed", node.now_ms(), data);
+}
+
+/// Keeps the tables that entries may still be placed by. A node that was alone has no former table of the cluster it
+/// joins: it takes the one without itself.
+fn remember(node: &Node, old: &Arc<Ring>, new: &Ring) {
+    let now = Instant::now();
+    let until = now + FORMER_FOR;
+    let mut former = vec![FormerRing { ring: old.clone(), until }];
+    if old.members() == [node.0.id.clone()] && new.members().len() > 1 {
+        let others = new.members().iter().filter(|member| **member != node.0.id).cloned();
+        former.push(FormerRing { ring: Arc::new(Ring::build(others, node.0.config.copies)), until });
+    }
+    former.extend(node.0.former.load().iter().filter(|former| former.until > now).cloned());
+    former.truncate(FORMER_MAX);
+    node.0.former.store(Arc::new(former));
+}
+
+fn count(node: &Node, members: &Members) {
+    let counts = members.counts();
+    let each =
+        [(Status::Healthy, counts.healthy), (Status::Suspect, counts.suspect), (Status::Unhealthy, counts.unhealthy)];
+    for (status, count) in each {
+        node.0.metrics.set_members(status.as_str(), count);
+    }
+}
+
+/// Turns what gossip noticed into events and log lines.
+pub(super) async fn follow_events(node: Node, mut events: broadcast::Receiver<GossipEvent>) {
+    loop {
+        match events.recv().await {
+            Ok(GossipEvent::Member(change, member)) => tell(&node, change, &member),
+            Ok(GossipEvent::Renewed) => info!("the others had declared this node dead; it is back"),
+            Ok(GossipEvent::Stalled(lateness)) => {
+                warn!(milliseconds = lateness.as_millis() as u64, "this process did not run for a while");
+            }
+            Ok(GossipEvent::NameTaken(other)) => {
+                let node = node.clone();
+                tokio::spawn(async move { super::join::check_name(&node, other).await });
+            }
+            Err(broadcast::error::RecvError::Lagged(missed)) => warn!(missed, "membership events were lost"),
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+fn tell(node: &Node, change: Change, member: &Member) {
+    let (kind, detail) = match change {
+        Change::Up => ("member_up", None),
+        Change::Restarted => ("member_up", Some("restarted")),
+        Change::Recovered => ("member_up", Some("refuted the suspicion")),
+        Change::Suspected => ("member_suspect", None),
+        Change::Down => ("member_down", None),
+        Change::Left => ("member_left", None),
+    };
+    info!(member = %member.node_id, address = %member.address, detail, "{}", kind.replace('_', " "));
+    let status = if change == Change::Left { "left" } else { member.status.as_str() };
+    let mut data = json!({"node_id": member.node_id, "address": member.address, "status": status});
+    if let Some(detail) = detail {
+        data["detail"] = detail.into();
+    }
+    node.0.events.publish(kind, node.now_ms(), data);
+}
+
+/// Measures the round trip to every peer, and exchanges version clocks with it.
+pub(super) async fn keep_contact(node: Node) {
+    let mut ticks = interval(CONTACT_PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let mut pings = JoinSet::new();
+        for peer in node.members().peers() {
+            let (node, peer) = (node.clone(), peer.clone());
+            pings.spawn(async move { ping(&node, &peer).await });
+        }
+        while pings.join_next().await.is_some() {}
+    }
+}
+
+async fn ping(node: &Node, peer: &Member) {
+    let (asked, request) = (Instant::now(), Request::Ping { clock: node.0.versions.latest() });
+    let reply = node.0.links.call(peer.address, &request, &[], asked + CONTACT_PERIOD).await;
+    if let Ok((Reply::Pong { node_id, clock, .. }, _)) = reply {
+        node.see_clock(clock);
+        let contact = Contact { seen_ms: node.now_ms(), round_trip: Some(asked.elapsed()) };
+        node.0.contacts.lock().insert(node_id, contact);
+    }
+}
+
+/// A member as the interface shows it.
+pub(super) fn describe(node: &Node, member: &Member) -> Value {
+    let is_me = member.node_id == node.0.id;
+    let contact = if is_me {
+        Contact { seen_ms: node.now_ms(), round_trip: Some(Duration::ZERO) }
+    } else {
+        node.contact(&member.node_id).unwrap_or_default()
+    };
+    // A member is seen, too, when gossip brings news of it; a death is no sighting.
+    let news_ms = if member.status == Status::Healthy { member.since_ms } else { 0 };
+    let seen_ms = contact.seen_ms.max(news_ms);
+    let round_trip = contact.round_trip.unwrap_or_default();
+    json!({
+        "node_id": member.node_id,
+        "address": member.address,
+        "status": member.status.as_str(),
+        "last_seen": if seen_ms == 0 { Value::Null } else { rfc3339(seen_ms).into() },
+        "response_time": round_trip.as_millis() as u64,
+        "rtt_us": round_trip.as_micros() as u64,
+        "slots": node.0.ring.load().slots_of(&member.node_id),
+    })
+}

@@ -1,0 +1,374 @@
+//! What the cluster does with a key: route, move, repair. The only door for the edges.
+//!
+//! Owns the store, the ring and the links to peers, and follows the membership view that gossip publishes. Speaks no
+//! protocol towards clients. Invariant: every copy in the store got there through `put_if_newer`.
+
+mod events;
+mod join;
+mod membership;
+mod operation;
+mod route;
+mod serve;
+mod sync;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::num::NonZeroU8;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+pub use self::events::{Event, rfc3339};
+pub use self::operation::{Done, NewValue, NodeError, Operation, Outcome};
+pub use self::sync::SyncReport;
+use crate::gossip::Gossip;
+use crate::link::{Answer, Pool, Request, Service};
+use crate::model::{Clock, Key, Lookup, Members, NodeId, Ring, Status, Store, StoreConfig};
+use crate::net::WallClock;
+use crate::telemetry::Metrics;
+
+/// How long `join` waits for the other node to be a member.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a node has to be told.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Copies of each entry; the length of the owner lists.
+    pub copies: NonZeroU8,
+    /// The store's bounds.
+    pub store: StoreConfig,
+    /// How long one request may take in all.
+    pub request_timeout: Duration,
+    /// Addresses to join by: `host:port`, resolved again and again until joined.
+    pub seeds: Vec<String>,
+}
+
+/// A handle to the node; clones share it.
+#[derive(Clone)]
+pub struct Node(Arc<Inner>);
+
+struct Inner {
+    config: NodeConfig,
+    id: NodeId,
+    boot: u64,
+    address: SocketAddr,
+    started: Instant,
+    wall: WallClock,
+    versions: Clock,
+    store: Store,
+    ring: ArcSwap<Ring>,
+    /// Tables that were in force shortly before, the latest first.
+    former: ArcSwap<Vec<FormerRing>>,
+    view: watch::Receiver<Arc<Members>>,
+    contacts: Mutex<HashMap<NodeId, Contact>>,
+    gossip: Gossip,
+    links: Pool,
+    metrics: Arc<Metrics>,
+    events: events::EventLog,
+    moves: Mutex<MoveStats>,
+    /// Wakes the sync task: there may be entries that belong elsewhere.
+    misplaced: Notify,
+    full_sync: mpsc::Sender<oneshot::Sender<SyncReport>>,
+    leaving: AtomicBool,
+    /// Says that the process should stop: gracefully, or with an error that people must see.
+    stop: watch::Sender<Option<Stop>>,
+}
+
+#[derive(Clone)]
+struct FormerRing {
+    ring: Arc<Ring>,
+    until: Instant,
+}
+
+/// Why a node asks to be stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It was told to leave.
+    Leave,
+    /// It cannot go on; the sentence says why.
+    Fatal(String),
+}
+
+/// The last contact with a member over the link.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Contact {
+    /// When, in unix milliseconds.
+    pub seen_ms: u64,
+    /// How long the last round trip took.
+    pub round_trip: Option<Duration>,
+}
+
+/// What moving entries has done so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MoveStats {
+    /// Entries that their new owners acknowledged.
+    pub keys: u64,
+    /// How long the last move took.
+    pub last_duration: Duration,
+    /// When the last move ended, in unix milliseconds.
+    pub last_at_ms: Option<u64>,
+}
+
+/// Where a key lives.
+#[derive(Clone, Debug)]
+pub struct Location {
+    /// Its slot.
+    pub slot: u16,
+    /// The owners in order, and whether each has it; `None` if it did not say.
+    pub owners: Vec<(NodeId, Option<bool>)>,
+}
+
+impl Node {
+    /// Starts a node's tasks on the current runtime; they end when `tasks` is dropped.
+    pub fn start(
+        config: NodeConfig,
+        gossip: Gossip,
+        links: Pool,
+        wall: WallClock,
+        metrics: Arc<Metrics>,
+        tasks: &mut JoinSet<()>,
+    ) -> Node {
+        let identity = gossip.identity().clone();
+        let (full_sync, sync_requests) = mpsc::channel(16);
+        let node = Node(Arc::new(Inner {
+            versions: Clock::new(&identity.node_id),
+            store: Store::new(config.store.clone()),
+            ring: ArcSwap::from_pointee(Ring::build([identity.node_id.clone()], config.copies)),
+            former: ArcSwap::default(),
+            view: gossip.view(),
+            contacts: Mutex::default(),
+            events: events::EventLog::new(),
+            moves: Mutex::default(),
+            misplaced: Notify::new(),
+            leaving: AtomicBool::new(false),
+            stop: watch::channel(None).0,
+            id: identity.node_id,
+            boot: identity.boot,
+            address: identity.address,
+            started: Instant::now(),
+            config,
+            wall,
+            gossip,
+            links,
+            metrics,
+            full_sync,
+        }));
+        tasks.spawn(membership::follow_view(node.clone()));
+        tasks.spawn(membership::follow_events(node.clone(), node.0.gossip.events()));
+        tasks.spawn(membership::keep_contact(node.clone()));
+        tasks.spawn(join::run(node.clone()));
+        tasks.spawn(sync::run(node.clone(), sync_requests));
+        tasks.spawn(sync::sweep(node.clone()));
+        node
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> &NodeId {
+        &self.0.id
+    }
+
+    /// How long the process has been running.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        self.0.started.elapsed()
+    }
+
+    /// Unix milliseconds by the node's clock.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.0.wall.now_ms()
+    }
+
+    /// Its metrics, for the edges to count in.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// Whether it is on its way out.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.0.leaving.load(Ordering::Acquire)
+    }
+
+    /// The membership view.
+    #[must_use]
+    pub fn members(&self) -> Arc<Members> {
+        self.0.view.borrow().clone()
+    }
+
+    /// The last contact with a member.
+    #[must_use]
+    pub fn contact(&self, node_id: &NodeId) -> Option<Contact> {
+        self.0.contacts.lock().get(node_id).copied()
+    }
+
+    /// The table in force.
+    #[must_use]
+    pub fn ring(&self) -> Arc<Ring> {
+        self.0.ring.load_full()
+    }
+
+    /// The store, for figures about it.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// What moving entries has done so far.
+    #[must_use]
+    pub fn moves(&self) -> MoveStats {
+        *self.0.moves.lock()
+    }
+
+    /// Does one operation on this node's own store, whoever owns the key.
+    ///
+    /// # Errors
+    /// Only [`NodeError::TooLarge`]; nothing has changed then.
+    pub fn apply_here(&self, operation: &Operation) -> Result<Outcome, NodeError> {
+        self.apply(operation)
+    }
+
+    /// A snapshot event and everything that happens after it.
+    #[must_use]
+    pub fn events(&self) -> (Event, broadcast::Receiver<Event>) {
+        let receiver = self.0.events.subscribe();
+        let members: Vec<_> = self.members().iter().map(|member| membership::describe(self, member)).collect();
+        let state = json!({"node_id": self.id(), "ring": self.ring().fingerprint(), "members": members});
+        (self.0.events.snapshot(self.now_ms(), state), receiver)
+    }
+
+    /// One member as the interface shows it.
+    #[must_use]
+    pub fn describe(&self, member: &crate::model::Member) -> serde_json::Value {
+        membership::describe(self, member)
+    }
+
+    /// Greets the node at `address` and waits until it is a member under the name `node_id`.
+    ///
+    /// # Errors
+    /// When it is not a member within a few seconds.
+    pub async fn greet(&self, node_id: &NodeId, address: SocketAddr) -> Result<(), NodeError> {
+        let is_member = |members: &Members| {
+            members.live().any(|member| member.node_id == *node_id && member.address == address)
+        };
+        let mut view = self.0.view.clone();
+        let joined = timeout(GREETING_TIMEOUT, async {
+            while !is_member(&view.borrow_and_update().clone()) {
+                self.0.gossip.announce(vec![address]).await;
+                let _ = timeout(Duration::from_millis(250), view.changed()).await;
+            }
+        });
+        joined.await.map_err(|_| {
+            let waited = GREETING_TIMEOUT.as_secs();
+            NodeError::NodeNotFound(format!("{node_id} at {address} did not become a member within {waited} s"))
+        })
+    }
+
+    /// Makes a member leave: this node or a live other gracefully, a dead one is forgotten.
+    ///
+    /// # Errors
+    /// When there is no such member, or it could not be told.
+    pub async fn remove(&self, node_id: &NodeId) -> Result<(), NodeError> {
+        if node_id == self.id() {
+            self.0.stop.send_replace(Some(Stop::Leave));
+            return Ok(());
+        }
+        let unknown = || NodeError::NodeNotFound(format!("{node_id} is not a member"));
+        let member = self.members().get(node_id).cloned().ok_or_else(unknown)?;
+        if member.status == Status::Unhealthy {
+            return if self.0.gossip.forget(node_id.clone()).await { Ok(()) } else { Err(unknown()) };
+        }
+        self.0.links.call(member.address, &Request::Leave, &[], self.deadline()).await?;
+        Ok(())
+    }
+
+    /// Moves everything that is not where it belongs, now, and says what that was.
+    ///
+    /// # Errors
+    /// When the node is stopping.
+    pub async fn rebalance(&self) -> Result<SyncReport, NodeError> {
+        let (answer, report) = oneshot::channel();
+        let stopping = || NodeError::Overloaded("the node is stopping".into());
+        self.0.full_sync.send(answer).await.map_err(|_| stopping())?;
+        report.await.map_err(|_| stopping())
+    }
+
+    /// Where a key lives, and which of its owners have it.
+    pub async fn locate(&self, key: &Key) -> Location {
+        let ring = self.ring();
+        let mut owners = Vec::new();
+        for owner in ring.owners(key.slot()) {
+            owners.push((owner.clone(), self.holds(owner, key).await));
+        }
+        Location { slot: key.slot().index() as u16, owners }
+    }
+
+    async fn holds(&self, owner: &NodeId, key: &Key) -> Option<bool> {
+        if owner == self.id() {
+            return Some(self.0.store.peek(key, self.now_ms()).is_some());
+        }
+        self.peek_at(owner, key).await.ok().map(|entry| entry.is_some())
+    }
+
+    /// Waits until the node asks to be stopped.
+    pub async fn stop_wanted(&self) -> Stop {
+        let mut stop = self.0.stop.subscribe();
+        loop {
+            if let Some(stop) = stop.borrow_and_update().clone() {
+                return stop;
+            }
+            if stop.changed().await.is_err() {
+                return Stop::Leave;
+            }
+        }
+    }
+
+    /// Leaves the cluster: says goodbye, then hands every entry to its new owner, for at most `patience`.
+    pub async fn leave(&self, patience: Duration) {
+        self.0.leaving.store(true, Ordering::Release);
+        let peers = self.members().peers().count();
+        self.0.gossip.leave().await;
+        if peers == 0 || self.0.store.is_empty() {
+            return;
+        }
+        membership::step_out(self);
+        // The others take up their new slots after their own debounce.
+        sleep(membership::DEBOUNCE).await;
+        match timeout(patience, self.rebalance()).await {
+            Ok(Ok(report)) => tracing::info!(keys = report.keys, failed = report.failed, "handed over the entries"),
+            _ => tracing::warn!(seconds = patience.as_secs(), "stopped before all entries were handed over"),
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.0.config.request_timeout
+    }
+
+    fn lookup(&self, key: &Key) -> Outcome {
+        match self.0.store.get(key, self.now_ms()) {
+            Lookup::Hit(entry) => {
+                self.0.metrics.hits.inc();
+                return Outcome::Hit(entry);
+            }
+            Lookup::Expired => self.0.metrics.expirations.inc(),
+            Lookup::Miss => {}
+        }
+        self.0.metrics.misses.inc();
+        Outcome::Miss
+    }
+}
+
+impl Service for Node {
+    fn call(&self, request: Request, value: bytes::Bytes) -> Answer {
+        serve::call(self, request, value)
+    }
+}

@@ -1,0 +1,184 @@
+//! What is asked of a node and what comes of it, and how both travel.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::link::{self, LinkError, Refusal};
+use crate::model::{Entry, Key, NodeId, StoreError, Version};
+
+/// One operation on one key.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Operation {
+    /// Read.
+    Get(Key),
+    /// Store.
+    Put(Key, NewValue),
+    /// Remove.
+    Delete(Key),
+}
+
+/// A value before it has a version.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewValue {
+    /// The bytes.
+    pub value: Bytes,
+    /// None: a JSON string.
+    pub content_type: Option<Arc<str>>,
+    /// Time to live from the moment of stamping.
+    pub ttl: Option<Duration>,
+}
+
+/// What became of an operation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// A read found this.
+    Hit(Entry),
+    /// A read found nothing.
+    Miss,
+    /// Stored under this version.
+    Stored(Version),
+    /// Removed; true if there was something.
+    Deleted(bool),
+}
+
+/// An outcome, and the node that held the key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Done {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Where.
+    pub node_id: NodeId,
+}
+
+/// Why an operation could not be done.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The value can never be stored. Nothing changed.
+    #[error("{0}")]
+    TooLarge(String),
+    /// A bounded queue is full. Nothing changed.
+    #[error("{0}")]
+    Overloaded(String),
+    /// No member owns the key, or the named node is not a member. Nothing changed.
+    #[error("{0}")]
+    NodeNotFound(String),
+    /// The owner could not be reached in time. A write may have been done.
+    #[error("{0}")]
+    ForwardFailed(String),
+    /// The owner's answer made no sense. A write may have been done.
+    #[error("{0}")]
+    DecodeFailed(String),
+}
+
+impl From<StoreError> for NodeError {
+    fn from(error: StoreError) -> NodeError {
+        NodeError::TooLarge(error.to_string())
+    }
+}
+
+impl From<LinkError> for NodeError {
+    fn from(error: LinkError) -> NodeError {
+        match error {
+            LinkError::Overloaded(_) => NodeError::Overloaded(error.to_string()),
+            LinkError::TooLong => NodeError::TooLarge(error.to_string()),
+            _ => NodeError::ForwardFailed(error.to_string()),
+        }
+    }
+}
+
+impl From<Refusal> for NodeError {
+    fn from(refusal: Refusal) -> NodeError {
+        match refusal {
+            Refusal::TooLarge(reason) => NodeError::TooLarge(reason),
+            Refusal::Overloaded => NodeError::Overloaded(refusal.to_string()),
+            Refusal::NotPrimary => NodeError::ForwardFailed("the members disagree about the key's owner".into()),
+            Refusal::Invalid(reason) => NodeError::DecodeFailed(reason),
+        }
+    }
+}
+
+impl Operation {
+    /// The key that it is about.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        match self {
+            Operation::Get(key) | Operation::Put(key, _) | Operation::Delete(key) => key,
+        }
+    }
+
+    /// As it travels: the head, and the value behind it.
+    pub(super) fn to_wire(&self) -> (link::Operation, Bytes) {
+        let key = self.key().as_str().into();
+        match self {
+            Operation::Get(_) => (link::Operation::Get { key }, Bytes::new()),
+            Operation::Delete(_) => (link::Operation::Delete { key }, Bytes::new()),
+            Operation::Put(_, new) => {
+                let head = link::Operation::Put {
+                    key,
+                    ttl_ms: new.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
+                    content_type: new.content_type.clone(),
+                    value_bytes: new.value.len() as u32,
+                };
+                (head, new.value.clone())
+            }
+        }
+    }
+
+    /// Out of a head and the raw values, of which it takes its own.
+    pub(super) fn from_wire(head: link::Operation, values: &mut Bytes) -> Result<Operation, Refusal> {
+        let parse = |key: Box<str>| Key::parse(key).map_err(|error| Refusal::Invalid(error.to_string()));
+        Ok(match head {
+            link::Operation::Get { key } => Operation::Get(parse(key)?),
+            link::Operation::Delete { key } => Operation::Delete(parse(key)?),
+            link::Operation::Put { key, ttl_ms, content_type, value_bytes } => {
+                let value = cut(values, value_bytes)?;
+                Operation::Put(parse(key)?, NewValue { value, content_type, ttl: ttl_ms.map(Duration::from_millis) })
+            }
+        })
+    }
+}
+
+/// As it travels: the head, and the value behind it.
+pub(super) fn outcome_to_wire(outcome: Result<Outcome, Refusal>) -> (link::Outcome, Bytes) {
+    let head = match outcome {
+        Ok(Outcome::Hit(entry)) => {
+            let head = link::Outcome::Hit {
+                version: entry.version,
+                expires_at_ms: entry.expires_at_ms,
+                content_type: entry.content_type,
+                value_bytes: entry.value.len() as u32,
+            };
+            return (head, entry.value);
+        }
+        Ok(Outcome::Miss) => link::Outcome::Miss,
+        Ok(Outcome::Stored(version)) => link::Outcome::Stored(version),
+        Ok(Outcome::Deleted(found)) => link::Outcome::Deleted(found),
+        Err(refusal) => link::Outcome::Refused(refusal),
+    };
+    (head, Bytes::new())
+}
+
+/// Out of a head and the raw values, of which it takes its own.
+pub(super) fn outcome_from_wire(head: link::Outcome, values: &mut Bytes) -> Result<Outcome, Refusal> {
+    Ok(match head {
+        link::Outcome::Hit { version, expires_at_ms, content_type, value_bytes } => {
+            let value = cut(values, value_bytes)?;
+            Outcome::Hit(Entry { value, content_type, version, expires_at_ms })
+        }
+        link::Outcome::Miss => Outcome::Miss,
+        link::Outcome::Stored(version) => Outcome::Stored(version),
+        link::Outcome::Deleted(found) => Outcome::Deleted(found),
+        link::Outcome::Refused(refusal) => return Err(refusal),
+    })
+}
+
+/// Takes the next value off the raw values.
+pub(super) fn cut(values: &mut Bytes, value_bytes: u32) -> Result<Bytes, Refusal> {
+    let bytes = value_bytes as usize;
+    if bytes > values.len() {
+        return Err(Refusal::Invalid(format!("a value of {bytes} bytes was announced, {} came", values.len())));
+    }
+    Ok(values.split_to(bytes))
+}

@@ -1,0 +1,155 @@
+//! Assembles a node out of its parts, starts it, stops it.
+//!
+//! Builds no runtime or thread of its own, and takes clock and random numbers from outside, so that whole nodes run in one
+//! process on a simulated network.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rand::RngExt;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::config::{Config, default_id};
+use crate::gossip::{self, Identity};
+use crate::http;
+use crate::link::Pool;
+use crate::model::NodeId;
+use crate::net::{TcpListener, UdpSocket, WallClock};
+use crate::node::{Node, Stop};
+use crate::telemetry::Metrics;
+
+/// Ports that are tried when the system may choose one: TCP and UDP must both be free.
+const PORT_ATTEMPTS: usize = 32;
+
+/// Sockets that are bound, before anything runs on them.
+pub struct Bound {
+    tcp: TcpListener,
+    udp: UdpSocket,
+    address: SocketAddr,
+}
+
+impl Bound {
+    /// Where the sockets are.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// Why a node could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another process has the port.
+    #[error("port {port} is in use ({protocol} {address}); choose another one with --listen", port = address.port())]
+    PortInUse {
+        /// The address that was wanted.
+        address: SocketAddr,
+        /// TCP or UDP.
+        protocol: &'static str,
+    },
+    /// The system refused.
+    #[error("cannot listen on {address} ({protocol}): {source}")]
+    Listen {
+        /// The address that was wanted.
+        address: SocketAddr,
+        /// TCP or UDP.
+        protocol: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Binds TCP and UDP to one address; with port 0, to a port that is free for both.
+///
+/// # Errors
+/// When the port is taken, or the address is not this machine's.
+pub async fn bind(listen: SocketAddr) -> Result<Bound, StartError> {
+    let mut attempts = if listen.port() == 0 { PORT_ATTEMPTS } else { 1 };
+    loop {
+        attempts -= 1;
+        let tcp = TcpListener::bind(listen).await.map_err(|error| start_error(listen, "TCP", error))?;
+        let address = tcp.local_addr().map_err(|error| start_error(listen, "TCP", error))?;
+        match UdpSocket::bind(address).await {
+            Ok(udp) => return Ok(Bound { tcp, udp, address }),
+            Err(error) if attempts == 0 => return Err(start_error(address, "UDP", error)),
+            Err(_) => {}
+        }
+    }
+}
+
+fn start_error(address: SocketAddr, protocol: &'static str, source: io::Error) -> StartError {
+    if source.kind() == io::ErrorKind::AddrInUse {
+        StartError::PortInUse { address, protocol }
+    } else {
+        StartError::Listen { address, protocol, source }
+    }
+}
+
+/// A running node.
+pub struct Server {
+    node: Node,
+    address: SocketAddr,
+    stopping: CancellationToken,
+    edge: tokio::task::JoinHandle<()>,
+    tasks: JoinSet<()>,
+    drain_timeout: std::time::Duration,
+}
+
+/// The name that `config` gives a node on `bound`.
+#[must_use]
+pub fn node_id(config: &Config, bound: &Bound) -> NodeId {
+    config.id.clone().unwrap_or_else(|| default_id(bound.address.port()))
+}
+
+/// Starts a node on bound sockets.
+pub fn start(config: Config, bound: Bound, wall: WallClock, random: &mut impl rand::Rng) -> Server {
+    let node_id = node_id(&config, &bound);
+    let advertised = config.advertise.unwrap_or(bound.address);
+    let metrics = Metrics::new(&node_id);
+    let identity = Identity::new(node_id, advertised, wall.now_ms(), random.random());
+    info!(id = %identity.node_id, address = %advertised, "the node starts");
+    let mut tasks = JoinSet::new();
+    let (gossip, gossip_task) = gossip::start(bound.udp, &config.gossip, identity, wall.clone(), metrics.clone());
+    tasks.spawn(async move {
+        // Ends only with the runtime, or by a panic that has been reported.
+        let _ = gossip_task.await;
+    });
+    let links = Pool::new(config.link.clone(), Arc::clone(&metrics));
+    let node = Node::start(config.node, gossip, links, wall, metrics, &mut tasks);
+    let stopping = CancellationToken::new();
+    let edge = tokio::spawn(http::serve(bound.tcp, node.clone(), config.http, stopping.clone()));
+    Server { node, address: bound.address, stopping, edge, tasks, drain_timeout: config.drain_timeout }
+}
+
+impl Server {
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The node itself.
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Waits until the node itself asks to be stopped.
+    pub async fn stop_wanted(&self) -> Stop {
+        self.node.stop_wanted().await
+    }
+
+    /// Leaves the cluster, hands over the entries, finishes open requests, stops.
+    pub async fn shutdown(mut self) {
+        info!("leaving the cluster");
+        self.node.leave(self.drain_timeout).await;
+        self.stopping.cancel();
+        // An error would be a panic of the edge, which has been reported.
+        let _ = self.edge.await;
+        self.tasks.shutdown().await;
+        info!("stopped");
+    }
+}

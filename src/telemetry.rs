@@ -1,0 +1,271 @@
+//! Logs and metrics.
+//!
+//! [`Metrics`] is one node's registry, made at start and shared by handle, so that two nodes in one process (as in tests)
+//! count apart. Handles are resolved once: counting on the request path is one atomic addition.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::core::{AtomicU64, GenericCounter};
+use prometheus::{Encoder, Histogram, HistogramOpts, HistogramVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::model::NodeId;
+
+/// A count that only grows.
+pub type Counter = GenericCounter<AtomicU64>;
+
+/// What a request asked for; a label of the request metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Operation {
+    Get,
+    Put,
+    Delete,
+    Batch,
+}
+
+/// Where a request was served; a label of the request metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// By this node, which owns the key.
+    Local,
+    /// By another node, over the link.
+    Forwarded,
+}
+
+const OPERATIONS: [&str; 4] = ["get", "put", "delete", "batch"];
+const ROUTES: [&str; 2] = ["local", "forwarded"];
+
+/// One node's metrics.
+#[expect(missing_docs, reason = "each is described by the help text it is registered with")]
+pub struct Metrics {
+    registry: Registry,
+    requests: [[Histogram; 2]; 4],
+    pub hits: Counter,
+    pub misses: Counter,
+    pub evictions: Counter,
+    pub evicted_bytes: Counter,
+    pub expirations: Counter,
+    pub errors: Counter,
+    pub overloaded: Counter,
+    pub clamped_versions: Counter,
+    pub gossip_sent: Counter,
+    pub gossip_sent_bytes: Counter,
+    pub gossip_received: Counter,
+    pub gossip_received_bytes: Counter,
+    pub gossip_rejected: Counter,
+    pub link_sent_bytes: Counter,
+    pub link_received_bytes: Counter,
+    pub link_connects: Counter,
+    pub link_rejected: Counter,
+    pub http_connections: Counter,
+    pub sync_keys: Counter,
+    pub sync_bytes: Counter,
+    pub sync_failures: Counter,
+    members: IntGaugeVec,
+    gauges: IntGaugeVec,
+}
+
+impl Metrics {
+    /// A registry whose every metric carries `node="<node_id>"`.
+    ///
+    /// # Panics
+    /// Never: the names below are distinct and valid, which the tests of this module show.
+    #[must_use]
+    pub fn new(node_id: &NodeId) -> Arc<Metrics> {
+        let labels = [("node".to_string(), node_id.to_string())].into();
+        let registry = Registry::new_custom(None, Some(labels)).expect("a valid label");
+        let counter = |name: &str, help: &str| {
+            let counter = Counter::new(name, help).expect("a valid name");
+            registry.register(Box::new(counter.clone())).expect("a distinct name");
+            counter
+        };
+        let family = |name: &str, help: &str, labels: &[&str]| {
+            let family = IntGaugeVec::new(Opts::new(name, help), labels).expect("a valid name");
+            registry.register(Box::new(family.clone())).expect("a distinct name");
+            family
+        };
+        Arc::new(Metrics {
+            requests: request_histograms(&registry),
+            hits: counter("cache_hits_total", "Reads that found their key on this node."),
+            misses: counter("cache_misses_total", "Reads that did not find their key on this node."),
+            evictions: counter("shoal_evictions_total", "Entries dropped to stay within the memory bound."),
+            evicted_bytes: counter("shoal_evicted_bytes_total", "Bytes of the evicted entries."),
+            expirations: counter("shoal_expirations_total", "Entries dropped because their TTL ran out."),
+            errors: counter("shoal_errors_total", "Requests answered with a status of 500 or more."),
+            overloaded: counter("shoal_overloaded_total", "Requests refused because a bounded queue was full."),
+            clamped_versions: counter("shoal_clamped_versions_total", "Versions seen from over 60 s in the future."),
+            gossip_sent: counter("shoal_gossip_sent_total", "Datagrams sent."),
+            gossip_sent_bytes: counter("shoal_gossip_sent_bytes_total", "Bytes of the datagrams sent."),
+            gossip_received: counter("shoal_gossip_received_total", "Datagrams received."),
+            gossip_received_bytes: counter("shoal_gossip_received_bytes_total", "Bytes of the datagrams received."),
+            gossip_rejected: counter("shoal_gossip_rejected_total", "Datagrams that were not this cluster's."),
+            link_sent_bytes: counter("shoal_link_sent_bytes_total", "Bytes sent to peers over links."),
+            link_received_bytes: counter("shoal_link_received_bytes_total", "Bytes received from peers over links."),
+            link_connects: counter("shoal_link_connects_total", "Link connections opened to peers."),
+            link_rejected: counter("shoal_link_rejected_total", "Link connections closed for a violation of the protocol."),
+            http_connections: counter("shoal_http_connections_total", "Connections accepted."),
+            sync_keys: counter("shoal_sync_keys_total", "Entries moved to their owners."),
+            sync_bytes: counter("shoal_sync_bytes_total", "Bytes of the entries moved."),
+            sync_failures: counter("shoal_sync_failures_total", "Batches of entries that an owner did not acknowledge."),
+            members: family("shoal_members", "Visible members by status, this node included.", &["status"]),
+            gauges: family("shoal_store", "The store: entries, bytes, and the bound on bytes.", &["what"]),
+            registry,
+        })
+    }
+
+    /// Counts one request and how long it took.
+    pub fn request(&self, operation: Operation, route: Route, took: Duration) {
+        self.requests[operation as usize][route as usize].observe(took.as_secs_f64());
+    }
+
+    /// Sets the number of members with a status.
+    pub fn set_members(&self, status: &str, count: usize) {
+        self.members.with_label_values(&[status]).set(count as i64);
+    }
+
+    /// Sets one of the store's gauges.
+    pub fn set_store(&self, what: &str, value: usize) {
+        self.gauges.with_label_values(&[what]).set(value as i64);
+    }
+
+    /// Everything, in the Prometheus text format.
+    #[must_use]
+    pub fn render(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "could not render the metrics");
+        }
+        text
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Metrics")
+    }
+}
+
+fn request_histograms(registry: &Registry) -> [[Histogram; 2]; 4] {
+    // From a local hit (tens of microseconds under load) to the longest deadline.
+    let bounds = vec![50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 1.0, 2.5];
+    let options = HistogramOpts::new("shoal_request_duration_seconds", "Requests, by operation and route.");
+    let family =
+        HistogramVec::new(options.buckets(bounds), &["operation", "route"]).expect("a valid name and buckets");
+    registry.register(Box::new(family.clone())).expect("a distinct name");
+    OPERATIONS.map(|operation| ROUTES.map(|route| family.with_label_values(&[operation, route])))
+}
+
+/// The logs' shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Starts logging to standard error for the whole process.
+///
+/// # Errors
+/// When `filter` is not a filter that tracing understands, or logging was started before.
+pub fn start_logging(format: Option<LogFormat>, filter: &str, node_id: &NodeId) -> Result<(), String> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
+    let json = format.unwrap_or(if io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json });
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let started = match json {
+        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).with_target(false).try_init(),
+        LogFormat::Json => builder.event_format(JsonLines { node_id: node_id.to_string() }).try_init(),
+    };
+    started.map_err(|error| error.to_string())
+}
+
+/// One JSON object a line, with the node's name at the top level as the interface promises.
+struct JsonLines {
+    node_id: String,
+}
+
+impl<S, N> FormatEvent<S, N> for JsonLines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut fields = Map::new();
+        fields.insert("timestamp".into(), jiff::Timestamp::now().to_string().into());
+        fields.insert("level".into(), event.metadata().level().as_str().into());
+        fields.insert("node_id".into(), self.node_id.clone().into());
+        event.record(&mut Fields(&mut fields));
+        writeln!(out, "{}", Value::Object(fields))
+    }
+}
+
+struct Fields<'a>(&'a mut Map<String, Value>);
+
+impl Fields<'_> {
+    fn put(&mut self, field: &Field, value: Value) {
+        self.0.insert(field.name().to_string(), value);
+    }
+}
+
+impl Visit for Fields<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = write!(text, "{value:?}");
+        self.put(field, text.into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field, value.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hits_are_rendered_under_the_name_that_dashboards_use() {
+        let metrics = Metrics::new(&NodeId::parse("node1").unwrap());
+        metrics.hits.inc();
+        metrics.request(Operation::Get, Route::Local, Duration::from_millis(2));
+        let text = String::from_utf8(metrics.render()).unwrap();
+        assert!(text.contains("cache_hits_total{node=\"node1\"} 1\n"), "{text}");
+        assert!(text.contains("cache_misses_total{node=\"node1\"} 0\n"), "{text}");
+        let count = r#"shoal_request_duration_seconds_count{node="node1",operation="get",route="local"} 1"#;
+        assert!(text.contains(count), "{text}");
+    }
+
+    #[test]
+    fn two_nodes_in_one_process_count_apart() {
+        let [a, b] = ["a", "b"].map(|name| Metrics::new(&NodeId::parse(name).unwrap()));
+        a.hits.inc_by(3);
+        assert_eq!((a.hits.get(), b.hits.get()), (3, 0));
+    }
+}
