@@ -118,22 +118,36 @@ impl TryFrom<&NodeArgs> for Config {
         let listen = address("listen", &args.listen)?;
         let advertise = args.advertise.as_deref().map(|text| address("advertise", text)).transpose()?;
         if let Some(unusable) = advertise.filter(|at| at.ip().is_unspecified() || at.port() == 0) {
-            return Err(bad("advertise", &unusable.to_string(), "others could not reach that; name an address and port"));
+            return Err(bad(
+                "advertise",
+                &unusable.to_string(),
+                "others could not reach that; name an address and port",
+            ));
         }
         if advertise.is_none() && listen.ip().is_unspecified() {
-            let reason = "listens on every address, so add --advertise HOST:PORT with the one that others can reach";
+            let reason =
+                "listens on every address, so add --advertise HOST:PORT with the one that others can reach";
             return Err(bad("listen", &args.listen, reason));
         }
-        let id = args.id.as_deref().map(|text| {
-            NodeId::parse(text).map_err(|error| bad("id", text, error.to_string()))
-        });
+        let id = args
+            .id
+            .as_deref()
+            .map(|text| NodeId::parse(text).map_err(|error| bad("id", text, error.to_string())));
         for seed in &args.join {
             check_host_port("join", seed)?;
         }
-        if args.cluster.is_empty() || args.cluster.len() > 64 || !args.cluster.chars().all(|c| c.is_ascii_graphic()) {
-            return Err(bad("cluster", &args.cluster, "must be 1-64 printable ASCII characters without spaces"));
+        if args.cluster.is_empty()
+            || args.cluster.len() > 64
+            || !args.cluster.chars().all(|c| c.is_ascii_graphic())
+        {
+            return Err(bad(
+                "cluster",
+                &args.cluster,
+                "must be 1-64 printable ASCII characters without spaces",
+            ));
         }
-        let copies = args.copies.parse().ok().and_then(NonZeroU8::new).filter(|copies| copies.get() <= COPIES_MAX);
+        let copies =
+            args.copies.parse().ok().and_then(NonZeroU8::new).filter(|copies| copies.get() <= COPIES_MAX);
         let copies = copies.ok_or_else(|| {
             bad("copies", &args.copies, format!("must be a whole number from 1 to {COPIES_MAX}"))
         })?;
@@ -177,7 +191,8 @@ impl TryFrom<&NodeArgs> for Config {
 #[must_use]
 pub fn default_id(port: u16) -> NodeId {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let plain: String = host.trim().chars().filter(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c)).take(58).collect();
+    let plain: String =
+        host.trim().chars().filter(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c)).take(58).collect();
     let host = if plain.is_empty() { "node".to_string() } else { plain };
     NodeId::parse(&format!("{host}-{port}")).expect("made of the accepted characters, at most 64")
 }
@@ -216,8 +231,11 @@ fn size(flag: &'static str, text: &str) -> Result<usize, ConfigError> {
         "GB" => Some(1_000_000_000),
         _ => None,
     };
-    let bytes = number.parse::<usize>().ok().zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
-    bytes.ok_or_else(|| bad(flag, text, "must be a number of bytes with or without KiB, MiB, GiB, KB, MB or GB"))
+    let bytes =
+        number.parse::<usize>().ok().zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
+    bytes.ok_or_else(|| {
+        bad(flag, text, "must be a number of bytes with or without KiB, MiB, GiB, KB, MB or GB")
+    })
 }
 
 #[cfg(test)]
@@ -250,12 +268,21 @@ mod tests {
     #[test]
     fn a_bad_flag_is_named_with_what_is_accepted() {
         for (flags, error) in [
-            (["--listen", "8001"], r#"--listen "8001": must be host:port, for example 127.0.0.1:8001 or [::1]:8001"#),
+            (
+                ["--listen", "8001"],
+                r#"--listen "8001": must be host:port, for example 127.0.0.1:8001 or [::1]:8001"#,
+            ),
             (["--copies", "9"], r#"--copies "9": must be a whole number from 1 to 8"#),
             (["--copies", "two"], r#"--copies "two": must be a whole number from 1 to 8"#),
-            (["--max-memory", "10K"], "--max-memory \"10K\": must be a number of bytes with or without KiB, MiB, GiB, KB, MB or GB"),
+            (
+                ["--max-memory", "10K"],
+                "--max-memory \"10K\": must be a number of bytes with or without KiB, MiB, GiB, KB, MB or GB",
+            ),
             (["--max-memory", "10KiB"], "--max-memory \"10KiB\": must be at least 1MiB"),
-            (["--join", "::1:8001"], r#"--join "::1:8001": must be host:port, for example 127.0.0.1:8001 or [::1]:8001"#),
+            (
+                ["--join", "::1:8001"],
+                r#"--join "::1:8001": must be host:port, for example 127.0.0.1:8001 or [::1]:8001"#,
+            ),
         ] {
             assert_eq!(parse(&flags).unwrap_err(), error);
         }

@@ -112,7 +112,8 @@ pub fn start(config: Config, bound: Bound, wall: WallClock, random: &mut impl ra
     let identity = Identity::new(node_id, advertised, wall.now_ms(), random.random());
     info!(id = %identity.node_id, address = %advertised, "the node starts");
     let mut tasks = JoinSet::new();
-    let (gossip, gossip_task) = gossip::start(bound.udp, &config.gossip, identity, wall.clone(), metrics.clone());
+    let (gossip, gossip_task) =
+        gossip::start(bound.udp, &config.gossip, identity, wall.clone(), metrics.clone());
     tasks.spawn(async move {
         // Ends only with the runtime, or by a panic that has been reported.
         let _ = gossip_task.await;

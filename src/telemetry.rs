@@ -102,21 +102,42 @@ impl Metrics {
             evicted_bytes: counter("shoal_evicted_bytes_total", "Bytes of the evicted entries."),
             expirations: counter("shoal_expirations_total", "Entries dropped because their TTL ran out."),
             errors: counter("shoal_errors_total", "Requests answered with a status of 500 or more."),
-            overloaded: counter("shoal_overloaded_total", "Requests refused because a bounded queue was full."),
-            clamped_versions: counter("shoal_clamped_versions_total", "Versions seen from over 60 s in the future."),
+            overloaded: counter(
+                "shoal_overloaded_total",
+                "Requests refused because a bounded queue was full.",
+            ),
+            clamped_versions: counter(
+                "shoal_clamped_versions_total",
+                "Versions seen from over 60 s in the future.",
+            ),
             gossip_sent: counter("shoal_gossip_sent_total", "Datagrams sent."),
             gossip_sent_bytes: counter("shoal_gossip_sent_bytes_total", "Bytes of the datagrams sent."),
             gossip_received: counter("shoal_gossip_received_total", "Datagrams received."),
-            gossip_received_bytes: counter("shoal_gossip_received_bytes_total", "Bytes of the datagrams received."),
-            gossip_rejected: counter("shoal_gossip_rejected_total", "Datagrams that were not this cluster's."),
+            gossip_received_bytes: counter(
+                "shoal_gossip_received_bytes_total",
+                "Bytes of the datagrams received.",
+            ),
+            gossip_rejected: counter(
+                "shoal_gossip_rejected_total",
+                "Datagrams that were not this cluster's.",
+            ),
             link_sent_bytes: counter("shoal_link_sent_bytes_total", "Bytes sent to peers over links."),
-            link_received_bytes: counter("shoal_link_received_bytes_total", "Bytes received from peers over links."),
+            link_received_bytes: counter(
+                "shoal_link_received_bytes_total",
+                "Bytes received from peers over links.",
+            ),
             link_connects: counter("shoal_link_connects_total", "Link connections opened to peers."),
-            link_rejected: counter("shoal_link_rejected_total", "Link connections closed for a violation of the protocol."),
+            link_rejected: counter(
+                "shoal_link_rejected_total",
+                "Link connections closed for a violation of the protocol.",
+            ),
             http_connections: counter("shoal_http_connections_total", "Connections accepted."),
             sync_keys: counter("shoal_sync_keys_total", "Entries moved to their owners."),
             sync_bytes: counter("shoal_sync_bytes_total", "Bytes of the entries moved."),
-            sync_failures: counter("shoal_sync_failures_total", "Batches of entries that an owner did not acknowledge."),
+            sync_failures: counter(
+                "shoal_sync_failures_total",
+                "Batches of entries that an owner did not acknowledge.",
+            ),
             members: family("shoal_members", "Visible members by status, this node included.", &["status"]),
             gauges: family("shoal_store", "The store: entries, bytes, and the bound on bytes.", &["what"]),
             registry,
@@ -157,10 +178,11 @@ impl fmt::Debug for Metrics {
 
 fn request_histograms(registry: &Registry) -> [[Histogram; 2]; 4] {
     // From a local hit (tens of microseconds under load) to the longest deadline.
-    let bounds = vec![50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 1.0, 2.5];
+    let bounds =
+        vec![50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 1.0, 2.5];
     let options = HistogramOpts::new("shoal_request_duration_seconds", "Requests, by operation and route.");
-    let family =
-        HistogramVec::new(options.buckets(bounds), &["operation", "route"]).expect("a valid name and buckets");
+    let family = HistogramVec::new(options.buckets(bounds), &["operation", "route"])
+        .expect("a valid name and buckets");
     registry.register(Box::new(family.clone())).expect("a distinct name");
     OPERATIONS.map(|operation| ROUTES.map(|route| family.with_label_values(&[operation, route])))
 }

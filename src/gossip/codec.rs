@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn the_longest_identities_fit_a_datagram_three_times() {
         let longest = identity(&"n".repeat(64), u64::MAX - 1);
-        let message = Message::PingReq { target: longest.clone(), probe_number: u16::MAX };
+        let message = Message::PingReq { target: longest.clone(), probe_number: u8::MAX };
         let header = Header { src: longest.clone(), src_incarnation: u16::MAX, dst: longest, message };
         let mut bytes = Vec::new();
         BincodeCodec::default().encode_header(&header, &mut bytes).unwrap();

@@ -41,7 +41,8 @@ pub fn start(
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
     let (publish, view) = watch::channel(Arc::new(machine.members().clone()));
     let (events, _) = broadcast::channel(EVENTS_KEPT);
-    let driver = Driver { socket, machine, clock, metrics, inbox, publish, events: events.clone(), foreign_at: None };
+    let driver =
+        Driver { socket, machine, clock, metrics, inbox, publish, events: events.clone(), foreign_at: None };
     (Gossip { identity, commands, view, events }, tokio::spawn(driver.run()))
 }
 

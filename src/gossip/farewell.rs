@@ -55,7 +55,11 @@ impl BroadcastHandler<Identity> for Farewells {
     type Key = Farewell;
     type Error = CodecError;
 
-    fn receive_item(&mut self, data: &[u8], _from: Option<&Identity>) -> Result<Option<Farewell>, CodecError> {
+    fn receive_item(
+        &mut self,
+        data: &[u8],
+        _from: Option<&Identity>,
+    ) -> Result<Option<Farewell>, CodecError> {
         let farewell: Farewell = decode_item(data)?;
         let mut heard = self.0.lock();
         if heard.peek(&farewell.node_id).is_some_and(|left| *left >= farewell.boot) {

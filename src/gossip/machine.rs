@@ -146,7 +146,8 @@ impl Machine {
             Err(error) => return debug!(%error, "ignored a member list"),
         };
         let me = self.foca.identity();
-        let former = members.iter().map(foca::Member::id).filter(|id| id.address == me.address && id.boot != me.boot);
+        let former =
+            members.iter().map(foca::Member::id).filter(|id| id.address == me.address && id.boot != me.boot);
         // A process that ran here before, with a clock ahead of ours: without this the others would keep its identity.
         if let Some(epoch) = former.map(|id| id.epoch).max().filter(|epoch| *epoch >= me.epoch) {
             let result = self.foca.change_identity(me.outliving(epoch), &mut self.runtime);
@@ -159,7 +160,10 @@ impl Machine {
     /// Makes everybody forget a dead member. False if it is unknown or alive.
     pub(super) fn forget(&mut self, node_id: &NodeId, now: Now) -> bool {
         let dead = |members: &Members| {
-            members.get(node_id).filter(|member| member.status == crate::model::Status::Unhealthy).map(|m| m.boot)
+            members
+                .get(node_id)
+                .filter(|member| member.status == crate::model::Status::Unhealthy)
+                .map(|m| m.boot)
         };
         let Some(boot) = dead(&self.members) else { return false };
         self.say_farewell(Farewell { node_id: node_id.clone(), boot });
@@ -193,7 +197,8 @@ impl Machine {
             suspect: member.state() == State::Suspect,
         });
         let before = self.members.counts();
-        let changes = self.members.observe(seen, |node, boot| self.farewells.has_left(node, boot), now.wall_ms);
+        let changes =
+            self.members.observe(seen, |node, boot| self.farewells.has_left(node, boot), now.wall_ms);
         let changed = !changes.is_empty() || before != self.members.counts();
         self.events.extend(changes.into_iter().map(|(change, member)| GossipEvent::Member(change, member)));
         self.watch_for_own_name();
@@ -214,7 +219,9 @@ impl Machine {
     fn is_refuted(&self, timer: &Timer<Identity>) -> bool {
         let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = timer else { return false };
         !self.foca.iter_membership_state().any(|member| {
-            member.id() == member_id && member.state() == State::Suspect && member.incarnation() == *incarnation
+            member.id() == member_id
+                && member.state() == State::Suspect
+                && member.incarnation() == *incarnation
         })
     }
 
@@ -223,7 +230,8 @@ impl Machine {
         if self.has_left || self.foca.num_members() > 0 {
             return;
         }
-        let former = self.foca.iter_membership_state().map(|member| member.id().address).take(WATCHDOG_CALLS_MAX);
+        let former =
+            self.foca.iter_membership_state().map(|member| member.id().address).take(WATCHDOG_CALLS_MAX);
         let mut addresses: Vec<_> = former.chain(self.seeds.iter().copied()).collect();
         addresses.sort_unstable();
         addresses.dedup();
@@ -240,9 +248,10 @@ impl Machine {
     }
 
     fn say_farewell(&mut self, farewell: Farewell) {
-        let said = farewell.encode().map_err(|error| error.to_string()).and_then(|bytes| {
-            self.foca.add_broadcast(&bytes).map_err(|error| error.to_string())
-        });
+        let said = farewell
+            .encode()
+            .map_err(|error| error.to_string())
+            .and_then(|bytes| self.foca.add_broadcast(&bytes).map_err(|error| error.to_string()));
         if let Err(error) = said {
             debug!(error, "could not say farewell");
         }

@@ -14,7 +14,12 @@ use crate::node::{Node, rfc3339};
 pub(super) async fn health(State(edge): State<Edge>) -> (StatusCode, Json<Value>) {
     let (code, status) = health_status(&edge.node);
     let uptime = edge.node.uptime().as_secs();
-    (code, Json(json!({"status": status, "node_id": edge.node.id(), "timestamp": now(&edge.node), "uptime": uptime})))
+    (
+        code,
+        Json(
+            json!({"status": status, "node_id": edge.node.id(), "timestamp": now(&edge.node), "uptime": uptime}),
+        ),
+    )
 }
 
 /// `GET /api/v1/stats`
@@ -70,7 +75,9 @@ pub(super) async fn metrics(State(edge): State<Edge>) -> Json<Value> {
 }
 
 /// `GET /metrics`
-pub(super) async fn prometheus(State(edge): State<Edge>) -> ([(hyper::header::HeaderName, &'static str); 1], Vec<u8>) {
+pub(super) async fn prometheus(
+    State(edge): State<Edge>,
+) -> ([(hyper::header::HeaderName, &'static str); 1], Vec<u8>) {
     let (store, metrics) = (edge.node.store(), edge.node.metrics());
     metrics.set_store("entries", store.len());
     metrics.set_store("bytes", store.bytes());

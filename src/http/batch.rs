@@ -32,14 +32,19 @@ struct Item {
 }
 
 /// `POST /api/v1/batch`
-pub(super) async fn serve(State(edge): State<Edge>, request: axum::extract::Request) -> Result<Response, ApiError> {
+pub(super) async fn serve(
+    State(edge): State<Edge>,
+    request: axum::extract::Request,
+) -> Result<Response, ApiError> {
     let started = Instant::now();
     let (head, body) = request.into_parts();
     let body = request::read(&head.headers, body, request::json_bytes_max(BATCH_BYTES_MAX / 2)).await?;
     let batch: Batch = request::parse_json(&body, "{\"operations\": [{\"op\", \"key\", …}, …]}")?;
     if batch.operations.len() > OPERATIONS_MAX {
         let count = batch.operations.len();
-        return Err(ApiError::too_large(format!("{count} operations, at most {OPERATIONS_MAX} are accepted")));
+        return Err(ApiError::too_large(format!(
+            "{count} operations, at most {OPERATIONS_MAX} are accepted"
+        )));
     }
     let bytes_max = edge.config.value_bytes_max;
     let parsed: Vec<_> = batch.operations.into_iter().map(|item| parse(item, bytes_max)).collect();
@@ -76,7 +81,9 @@ fn parse(item: Item, bytes_max: usize) -> Result<Operation, ApiError> {
         "get" => Ok(Operation::Get(key)),
         "delete" => Ok(Operation::Delete(key)),
         "put" => Ok(Operation::Put(key, item.value.into_value(bytes_max)?)),
-        other => Err(ApiError::invalid(format!("\"op\" is {other:?}; it must be \"get\", \"put\" or \"delete\""))),
+        other => {
+            Err(ApiError::invalid(format!("\"op\" is {other:?}; it must be \"get\", \"put\" or \"delete\"")))
+        }
     }
 }
 

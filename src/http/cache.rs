@@ -50,10 +50,15 @@ async fn answer(
         Method::GET | Method::HEAD => Operation::Get(key),
         Method::DELETE => Operation::Delete(key),
         Method::PUT => {
-            let new = request::new_value(&head.headers, head.uri.query(), body, edge.config.value_bytes_max).await?;
+            let new = request::new_value(&head.headers, head.uri.query(), body, edge.config.value_bytes_max)
+                .await?;
             Operation::Put(key, new)
         }
-        other => return Err(ApiError::method_not_allowed(format!("{other}; a key takes GET, HEAD, PUT and DELETE"))),
+        other => {
+            return Err(ApiError::method_not_allowed(format!(
+                "{other}; a key takes GET, HEAD, PUT and DELETE"
+            )));
+        }
     };
     let result = match reach {
         Reach::Cluster => edge.node.perform(&operation).await,
@@ -66,10 +71,14 @@ async fn answer(
     let (done, _) = result?;
     let now_ms = edge.node.now_ms();
     Ok(match (&operation, &done.outcome) {
-        (Operation::Get(_), Outcome::Hit(entry)) if request::wants_raw(&head.headers, entry.content_type.as_deref()) => {
+        (Operation::Get(_), Outcome::Hit(entry))
+            if request::wants_raw(&head.headers, entry.content_type.as_deref()) =>
+        {
             reply::raw(entry, now_ms)
         }
-        (Operation::Put(..), Outcome::Stored(version)) if !is_json(&head.headers) => reply::stored_raw(*version),
+        (Operation::Put(..), Outcome::Stored(version)) if !is_json(&head.headers) => {
+            reply::stored_raw(*version)
+        }
         _ => reply::to_response(&operation, &done, now_ms),
     })
 }

@@ -32,7 +32,11 @@ impl ApiError {
     }
 
     pub(super) fn method_not_allowed(message: impl Into<String>) -> ApiError {
-        ApiError { status: StatusCode::METHOD_NOT_ALLOWED, code: "method_not_allowed", message: message.into() }
+        ApiError {
+            status: StatusCode::METHOD_NOT_ALLOWED,
+            code: "method_not_allowed",
+            message: message.into(),
+        }
     }
 
     pub(super) fn internal(code: &'static str, message: impl Into<String>) -> ApiError {

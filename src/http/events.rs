@@ -15,7 +15,9 @@ use crate::node::Event;
 /// A silent stream says that it is alive this often; clients give up after three times as long.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-pub(super) async fn serve(State(edge): State<Edge>) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
+pub(super) async fn serve(
+    State(edge): State<Edge>,
+) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
     let (snapshot, later) = edge.node.events();
     let stopping = edge.stopping.clone();
     let events = stream::once(async move { snapshot })

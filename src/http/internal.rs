@@ -28,12 +28,15 @@ struct Leave {
 }
 
 /// `POST /internal/cluster/join`
-pub(super) async fn join(State(edge): State<Edge>, request: axum::extract::Request) -> Result<Json<Value>, ApiError> {
+pub(super) async fn join(
+    State(edge): State<Edge>,
+    request: axum::extract::Request,
+) -> Result<Json<Value>, ApiError> {
     let Join { node_id, address } = small_json(request, "{\"node_id\", \"address\"}").await?;
     let node_id = parse_node_id(&node_id)?;
     let resolved = lookup_host(address.as_str()).await.ok().and_then(|mut addresses| addresses.next());
-    let resolved =
-        resolved.ok_or_else(|| ApiError::invalid(format!("\"address\" is {address:?}; it must be host:port")))?;
+    let resolved = resolved
+        .ok_or_else(|| ApiError::invalid(format!("\"address\" is {address:?}; it must be host:port")))?;
     edge.node
         .greet(&node_id, resolved)
         .await
@@ -42,7 +45,10 @@ pub(super) async fn join(State(edge): State<Edge>, request: axum::extract::Reque
 }
 
 /// `POST /internal/cluster/leave`
-pub(super) async fn leave(State(edge): State<Edge>, request: axum::extract::Request) -> Result<Json<Value>, ApiError> {
+pub(super) async fn leave(
+    State(edge): State<Edge>,
+    request: axum::extract::Request,
+) -> Result<Json<Value>, ApiError> {
     let Leave { node_id } = small_json(request, "{\"node_id\"}").await?;
     let node_id = parse_node_id(&node_id)?;
     edge.node
@@ -69,14 +75,21 @@ pub(super) async fn health(State(edge): State<Edge>) -> (StatusCode, Json<Value>
 }
 
 /// `GET /internal/link`: from here on the connection belongs to the link.
-pub(super) async fn upgrade(State(edge): State<Edge>, request: axum::extract::Request) -> Result<Response, ApiError> {
+pub(super) async fn upgrade(
+    State(edge): State<Edge>,
+    request: axum::extract::Request,
+) -> Result<Response, ApiError> {
     let headers = request.headers();
     if header(headers, UPGRADE.as_str()) != Some(link::PROTOCOL) {
         return Err(ApiError::invalid(format!("this path takes only an upgrade to {}", link::PROTOCOL)));
     }
     let cluster = header(headers, link::CLUSTER_HEADER).unwrap_or_default().to_string();
     if cluster != edge.config.link.cluster {
-        warn!(theirs = cluster, ours = edge.config.link.cluster, "refused the link of a node of another cluster");
+        warn!(
+            theirs = cluster,
+            ours = edge.config.link.cluster,
+            "refused the link of a node of another cluster"
+        );
         let message = format!("this node belongs to cluster {:?}, not {cluster:?}", edge.config.link.cluster);
         return Err(ApiError { status: StatusCode::FORBIDDEN, code: "forbidden", message });
     }

@@ -172,5 +172,9 @@ async fn answer(
 
 /// The node's own health: 200 while it serves, 503 while it stops.
 fn health_status(node: &Node) -> (StatusCode, &'static str) {
-    if node.is_leaving() { (StatusCode::SERVICE_UNAVAILABLE, "stopping") } else { (StatusCode::OK, "healthy") }
+    if node.is_leaving() {
+        (StatusCode::SERVICE_UNAVAILABLE, "stopping")
+    } else {
+        (StatusCode::OK, "healthy")
+    }
 }

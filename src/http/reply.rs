@@ -64,7 +64,13 @@ pub(super) fn status(outcome: &Outcome) -> StatusCode {
 }
 
 /// Appends the JSON body of one operation. In a batch it carries its own `status`.
-pub(super) fn write_body(out: &mut Vec<u8>, operation: &Operation, done: &Done, now_ms: u64, status: Option<u16>) {
+pub(super) fn write_body(
+    out: &mut Vec<u8>,
+    operation: &Operation,
+    done: &Done,
+    now_ms: u64,
+    status: Option<u16>,
+) {
     let mut object = Object::open(out);
     match (&done.outcome, operation) {
         (Outcome::Hit(entry), _) => {

@@ -82,14 +82,19 @@ pub(super) struct JsonValue {
 
 impl JsonValue {
     pub(super) fn into_value(self, bytes_max: usize) -> Result<NewValue, ApiError> {
-        let text = self.value.ok_or_else(|| ApiError::invalid("\"value\" is missing; it must be a string"))?;
+        let text =
+            self.value.ok_or_else(|| ApiError::invalid("\"value\" is missing; it must be a string"))?;
         let value = match self.encoding.as_deref() {
             None => Bytes::from(text),
             Some("base64") => Bytes::from(
-                BASE64.decode(text).map_err(|error| ApiError::invalid(format!("\"value\" is not base64: {error}")))?,
+                BASE64
+                    .decode(text)
+                    .map_err(|error| ApiError::invalid(format!("\"value\" is not base64: {error}")))?,
             ),
             Some(other) => {
-                return Err(ApiError::invalid(format!("\"encoding\" is {other:?}, only \"base64\" is known")));
+                return Err(ApiError::invalid(format!(
+                    "\"encoding\" is {other:?}, only \"base64\" is known"
+                )));
             }
         };
         if value.len() > bytes_max {
@@ -99,20 +104,24 @@ impl JsonValue {
         let content_type = self.encoding.map(|_| Arc::from(OCTETS));
         let ttl = match self.ttl {
             None | Some(serde_json::Value::Null) => None,
-            Some(ttl) => Some(seconds(ttl.as_f64().ok_or_else(|| bad_ttl(&ttl.to_string()))?, &ttl.to_string())?),
+            Some(ttl) => {
+                Some(seconds(ttl.as_f64().ok_or_else(|| bad_ttl(&ttl.to_string()))?, &ttl.to_string())?)
+            }
         };
         Ok(NewValue { value, content_type, ttl })
     }
 }
 
 fn from_json(body: &[u8], bytes_max: usize) -> Result<NewValue, ApiError> {
-    parse_json::<JsonValue>(body, "{\"value\": \"…\"} with an optional \"ttl\" in seconds")?.into_value(bytes_max)
+    parse_json::<JsonValue>(body, "{\"value\": \"…\"} with an optional \"ttl\" in seconds")?
+        .into_value(bytes_max)
 }
 
 /// Parses a JSON body; `expected` completes the sentence of the error.
 pub(super) fn parse_json<T: serde::de::DeserializeOwned>(body: &[u8], expected: &str) -> Result<T, ApiError> {
-    serde_json::from_slice(body)
-        .map_err(|error| ApiError::invalid(format!("the body is not the JSON expected here ({expected}): {error}")))
+    serde_json::from_slice(body).map_err(|error| {
+        ApiError::invalid(format!("the body is not the JSON expected here ({expected}): {error}"))
+    })
 }
 
 fn query_ttl(query: Option<&str>) -> Result<Option<Duration>, ApiError> {
@@ -121,7 +130,11 @@ fn query_ttl(query: Option<&str>) -> Result<Option<Duration>, ApiError> {
             Some(("ttl", text)) => {
                 return seconds(text.parse().map_err(|_| bad_ttl(text))?, text).map(Some);
             }
-            _ => return Err(ApiError::invalid(format!("unknown query {pair:?}; only ttl=SECONDS is known here"))),
+            _ => {
+                return Err(ApiError::invalid(format!(
+                    "unknown query {pair:?}; only ttl=SECONDS is known here"
+                )));
+            }
         }
     }
     Ok(None)
@@ -129,11 +142,17 @@ fn query_ttl(query: Option<&str>) -> Result<Option<Duration>, ApiError> {
 
 fn seconds(ttl: f64, text: &str) -> Result<Duration, ApiError> {
     // Written so that NaN fails it.
-    if ttl > 0.0 && ttl <= TTL_SECONDS_MAX { Ok(Duration::from_secs_f64(ttl.max(0.001))) } else { Err(bad_ttl(text)) }
+    if ttl > 0.0 && ttl <= TTL_SECONDS_MAX {
+        Ok(Duration::from_secs_f64(ttl.max(0.001)))
+    } else {
+        Err(bad_ttl(text))
+    }
 }
 
 fn bad_ttl(text: &str) -> ApiError {
-    ApiError::invalid(format!("ttl is {text}; it must be a number of seconds above 0, at most {TTL_SECONDS_MAX}"))
+    ApiError::invalid(format!(
+        "ttl is {text}; it must be a number of seconds above 0, at most {TTL_SECONDS_MAX}"
+    ))
 }
 
 /// Whether the client wants the stored bytes rather than JSON about them.
@@ -164,7 +183,8 @@ where
     let mut rest = BytesMut::new();
     let mut bytes = 0;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| ApiError::invalid(format!("the body did not arrive whole: {error}")))?;
+        let frame =
+            frame.map_err(|error| ApiError::invalid(format!("the body did not arrive whole: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         bytes += data.len();
         if bytes > patience {

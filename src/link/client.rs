@@ -18,7 +18,8 @@ use tracing::debug;
 use super::frame::{self, Frame};
 use super::message::{Reply, Request};
 use super::{
-    BULK_BYTES, CLUSTER_HEADER, CONNECT_TIMEOUT, Lane, LinkConfig, OUTSTANDING_MAX, PATH, PROTOCOL, QUEUED_BYTES_MAX,
+    BULK_BYTES, CLUSTER_HEADER, CONNECT_TIMEOUT, Lane, LinkConfig, OUTSTANDING_MAX, PATH, PROTOCOL,
+    QUEUED_BYTES_MAX,
 };
 use crate::net::TcpStream;
 use crate::telemetry::Metrics;
@@ -123,7 +124,9 @@ impl Pool {
         let line = &peer.lines[lane as usize];
         let connection = match line.open() {
             Some(connection) => connection,
-            None => match timeout_at(deadline, line.connect(peer.address, lane, &self.config, &self.metrics)).await {
+            None => match timeout_at(deadline, line.connect(peer.address, lane, &self.config, &self.metrics))
+                .await
+            {
                 Ok(connected) => connected?,
                 Err(_) => return Err(silent),
             },
@@ -231,7 +234,11 @@ impl Line {
 }
 
 /// Connects and asks for the link. The error is a reason for people.
-async fn upgrade(address: SocketAddr, lane: Lane, config: &LinkConfig) -> Result<(TcpStream, BytesMut), String> {
+async fn upgrade(
+    address: SocketAddr,
+    lane: Lane,
+    config: &LinkConfig,
+) -> Result<(TcpStream, BytesMut), String> {
     let mut stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
     let request = format!(

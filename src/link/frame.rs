@@ -42,7 +42,13 @@ pub(super) struct Frame<T> {
 
 /// Appends a frame to `out`. False, and `out` as it was, if the head cannot be encoded or the frame is too long for its
 /// length field.
-pub(super) fn encode<T: Serialize>(out: &mut BytesMut, id: u32, deadline_ms: u32, head: &T, values: &[Bytes]) -> bool {
+pub(super) fn encode<T: Serialize>(
+    out: &mut BytesMut,
+    id: u32,
+    deadline_ms: u32,
+    head: &T,
+    values: &[Bytes],
+) -> bool {
     let start = out.len();
     out.put_bytes(0, HEADER_BYTES);
     let written = bincode::serde::encode_into_std_write(head, &mut (&mut *out).writer(), CONFIG);
@@ -108,7 +114,13 @@ mod tests {
     fn frames_come_back_whole_however_the_bytes_arrive() {
         let mut sent = BytesMut::new();
         assert!(encode(&mut sent, 7, 2000, &get("a"), &[]));
-        assert!(encode(&mut sent, 8, 50, &get("b"), &[Bytes::from_static(b"val"), Bytes::from_static(b"ue")]));
+        assert!(encode(
+            &mut sent,
+            8,
+            50,
+            &get("b"),
+            &[Bytes::from_static(b"val"), Bytes::from_static(b"ue")]
+        ));
         let (mut buffer, mut frames) = (BytesMut::new(), Vec::new());
         for byte in sent {
             buffer.put_u8(byte);
@@ -116,7 +128,10 @@ mod tests {
                 frames.push((frame.id, frame.deadline_ms, frame.head, frame.value));
             }
         }
-        assert_eq!(frames, [(7, 2000, get("a"), Bytes::new()), (8, 50, get("b"), Bytes::from_static(b"value"))]);
+        assert_eq!(
+            frames,
+            [(7, 2000, get("a"), Bytes::new()), (8, 50, get("b"), Bytes::from_static(b"value"))]
+        );
     }
 
     #[test]

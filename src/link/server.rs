@@ -129,7 +129,11 @@ impl Serving {
         }
     }
 
-    async fn flush(&mut self, stream: &mut (impl AsyncWrite + Unpin), metrics: &Metrics) -> Result<(), String> {
+    async fn flush(
+        &mut self,
+        stream: &mut (impl AsyncWrite + Unpin),
+        metrics: &Metrics,
+    ) -> Result<(), String> {
         if self.out.is_empty() {
             return Ok(());
         }

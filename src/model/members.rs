@@ -92,8 +92,7 @@ impl Members {
     /// The view of a node that knows only itself.
     #[must_use]
     pub fn new(me: NodeId, address: SocketAddr, boot: u64, now_ms: u64) -> Members {
-        let own =
-            Member { node_id: me.clone(), address, boot, status: Status::Healthy, since_ms: now_ms };
+        let own = Member { node_id: me.clone(), address, boot, status: Status::Healthy, since_ms: now_ms };
         Members { members: BTreeMap::from([(me.clone(), own)]), me }
     }
 

@@ -49,7 +49,8 @@ impl EventLog {
 }
 
 fn stamped(id: u64, now_ms: u64, data: Value) -> Value {
-    let mut fields = Map::from_iter([("time".to_string(), json!(rfc3339(now_ms))), ("id".to_string(), json!(id))]);
+    let mut fields =
+        Map::from_iter([("time".to_string(), json!(rfc3339(now_ms))), ("id".to_string(), json!(id))]);
     if let Value::Object(more) = data {
         fields.extend(more);
     }

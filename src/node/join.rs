@@ -43,7 +43,10 @@ pub(super) async fn run(node: Node) {
         } else if let Err(reason) = greeted {
             if complained_at.is_none_or(|at| at.elapsed() >= COMPLAINT_PERIOD) {
                 complained_at = Some(Instant::now());
-                info!(seeds = node.0.config.seeds.join(","), reason, "not joined yet; serving alone and trying on");
+                info!(
+                    seeds = node.0.config.seeds.join(","),
+                    reason, "not joined yet; serving alone and trying on"
+                );
             }
         }
         wait(&node, alone, pause).await;
@@ -100,9 +103,14 @@ async fn greet_missing_seeds(node: &Node, peers: &[SocketAddr]) -> Result<(), St
 /// another address.
 async fn pull(node: &Node, address: SocketAddr) -> Result<bool, String> {
     let deadline = Instant::now() + PULL_TIMEOUT;
-    let (_, list) =
-        node.0.links.call(address, &Request::Members, &[], deadline).await.map_err(|error| error.to_string())?;
-    let identities = live_identities(&list).map_err(|error| format!("{address} gave no member list: {error}"))?;
+    let (_, list) = node
+        .0
+        .links
+        .call(address, &Request::Members, &[], deadline)
+        .await
+        .map_err(|error| error.to_string())?;
+    let identities =
+        live_identities(&list).map_err(|error| format!("{address} gave no member list: {error}"))?;
     let namesake = identities.iter().find(|id| id.node_id == node.0.id && id.address != node.0.address);
     if let Some(namesake) = namesake {
         check_name(node, namesake.address).await;
@@ -122,7 +130,9 @@ pub(super) async fn check_name(node: &Node, address: SocketAddr) {
     }
     let (id, here) = (&node.0.id, node.0.address);
     warn!(id = %id, other = %address, "the name of this node is taken");
-    let reason =
-        format!("node id {id:?} is already in use by the member at {address}; this node, at {here}, needs another --id", id = id.as_str());
+    let reason = format!(
+        "node id {id:?} is already in use by the member at {address}; this node, at {here}, needs another --id",
+        id = id.as_str()
+    );
     node.0.stop.send_replace(Some(Stop::Fatal(reason)));
 }

@@ -88,8 +88,11 @@ fn remember(node: &Node, old: &Arc<Ring>, new: &Ring) {
 
 fn count(node: &Node, members: &Members) {
     let counts = members.counts();
-    let each =
-        [(Status::Healthy, counts.healthy), (Status::Suspect, counts.suspect), (Status::Unhealthy, counts.unhealthy)];
+    let each = [
+        (Status::Healthy, counts.healthy),
+        (Status::Suspect, counts.suspect),
+        (Status::Unhealthy, counts.unhealthy),
+    ];
     for (status, count) in each {
         node.0.metrics.set_members(status.as_str(), count);
     }

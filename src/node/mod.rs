@@ -241,7 +241,8 @@ impl Node {
     #[must_use]
     pub fn events(&self) -> (Event, broadcast::Receiver<Event>) {
         let receiver = self.0.events.subscribe();
-        let members: Vec<_> = self.members().iter().map(|member| membership::describe(self, member)).collect();
+        let members: Vec<_> =
+            self.members().iter().map(|member| membership::describe(self, member)).collect();
         let state = json!({"node_id": self.id(), "ring": self.ring().fingerprint(), "members": members});
         (self.0.events.snapshot(self.now_ms(), state), receiver)
     }
@@ -269,7 +270,9 @@ impl Node {
         });
         joined.await.map_err(|_| {
             let waited = GREETING_TIMEOUT.as_secs();
-            NodeError::NodeNotFound(format!("{node_id} at {address} did not become a member within {waited} s"))
+            NodeError::NodeNotFound(format!(
+                "{node_id} at {address} did not become a member within {waited} s"
+            ))
         })
     }
 
@@ -344,7 +347,9 @@ impl Node {
         // The others take up their new slots after their own debounce.
         sleep(membership::DEBOUNCE).await;
         match timeout(patience, self.rebalance()).await {
-            Ok(Ok(report)) => tracing::info!(keys = report.keys, failed = report.failed, "handed over the entries"),
+            Ok(Ok(report)) => {
+                tracing::info!(keys = report.keys, failed = report.failed, "handed over the entries")
+            }
             _ => tracing::warn!(seconds = patience.as_secs(), "stopped before all entries were handed over"),
         }
     }

@@ -93,7 +93,9 @@ impl From<Refusal> for NodeError {
         match refusal {
             Refusal::TooLarge(reason) => NodeError::TooLarge(reason),
             Refusal::Overloaded => NodeError::Overloaded(refusal.to_string()),
-            Refusal::NotPrimary => NodeError::ForwardFailed("the members disagree about the key's owner".into()),
+            Refusal::NotPrimary => {
+                NodeError::ForwardFailed("the members disagree about the key's owner".into())
+            }
             Refusal::Invalid(reason) => NodeError::DecodeFailed(reason),
         }
     }
@@ -134,7 +136,10 @@ impl Operation {
             link::Operation::Delete { key } => Operation::Delete(parse(key)?),
             link::Operation::Put { key, ttl_ms, content_type, value_bytes } => {
                 let value = cut(values, value_bytes)?;
-                Operation::Put(parse(key)?, NewValue { value, content_type, ttl: ttl_ms.map(Duration::from_millis) })
+                Operation::Put(
+                    parse(key)?,
+                    NewValue { value, content_type, ttl: ttl_ms.map(Duration::from_millis) },
+                )
             }
         })
     }
@@ -178,7 +183,10 @@ pub(super) fn outcome_from_wire(head: link::Outcome, values: &mut Bytes) -> Resu
 pub(super) fn cut(values: &mut Bytes, value_bytes: u32) -> Result<Bytes, Refusal> {
     let bytes = value_bytes as usize;
     if bytes > values.len() {
-        return Err(Refusal::Invalid(format!("a value of {bytes} bytes was announced, {} came", values.len())));
+        return Err(Refusal::Invalid(format!(
+            "a value of {bytes} bytes was announced, {} came",
+            values.len()
+        )));
     }
     Ok(values.split_to(bytes))
 }

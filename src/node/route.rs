@@ -41,11 +41,14 @@ impl Node {
                     let (outcome, node_id) = self.look_back(operation, outcome, primary, deadline).await;
                     return Ok((Done { outcome, node_id }, route));
                 }
-                Err(ForwardError::NotPrimary) if Instant::now() + TABLE_PAUSE < deadline => sleep(TABLE_PAUSE).await,
+                Err(ForwardError::NotPrimary) if Instant::now() + TABLE_PAUSE < deadline => {
+                    sleep(TABLE_PAUSE).await
+                }
                 Err(ForwardError::NotPrimary) => return Err(Refusal::NotPrimary.into()),
                 // The owner may have died; if the table already says so, the new owner is asked.
                 Err(ForwardError::Failed(NodeError::ForwardFailed(_)))
-                    if Instant::now() < deadline && self.0.ring.load().fingerprint() != ring.fingerprint() => {}
+                    if Instant::now() < deadline
+                        && self.0.ring.load().fingerprint() != ring.fingerprint() => {}
                 Err(ForwardError::Failed(error)) => return Err(error),
             }
         }
@@ -97,7 +100,9 @@ impl Node {
             value: new.value.clone(),
             content_type: new.content_type.clone(),
             version,
-            expires_at_ms: new.ttl.map(|ttl| now_ms.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))),
+            expires_at_ms: new
+                .ttl
+                .map(|ttl| now_ms.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))),
         };
         self.keep(key, entry)?;
         Ok(Outcome::Stored(version))
@@ -136,7 +141,11 @@ impl Node {
         }
     }
 
-    async fn perform_each(&self, operations: &[Operation], indexes: &[usize]) -> Vec<Result<Done, NodeError>> {
+    async fn perform_each(
+        &self,
+        operations: &[Operation],
+        indexes: &[usize],
+    ) -> Vec<Result<Done, NodeError>> {
         let mut done = Vec::with_capacity(indexes.len());
         for &index in indexes {
             done.push(self.perform(&operations[index]).await.map(|(done, _)| done));
@@ -151,7 +160,8 @@ impl Node {
         operations: &[Operation],
         indexes: &[usize],
     ) -> Vec<Result<Done, NodeError>> {
-        let (heads, values): (Vec<_>, Vec<_>) = indexes.iter().map(|&index| operations[index].to_wire()).unzip();
+        let (heads, values): (Vec<_>, Vec<_>) =
+            indexes.iter().map(|&index| operations[index].to_wire()).unzip();
         let reply = self.call(primary, &Request::Many(heads), &values, self.deadline()).await;
         let (outcomes, mut values) = match reply {
             Ok((Reply::Many(outcomes), values)) if outcomes.len() == indexes.len() => (outcomes, values),
@@ -165,7 +175,9 @@ impl Node {
                 Ok(outcome) if self.is_settled(&operations[index], &outcome) => {
                     Ok(Done { outcome, node_id: primary.clone() })
                 }
-                Ok(_) | Err(Refusal::NotPrimary) => self.perform(&operations[index]).await.map(|(done, _)| done),
+                Ok(_) | Err(Refusal::NotPrimary) => {
+                    self.perform(&operations[index]).await.map(|(done, _)| done)
+                }
                 Err(refusal) => Err(refusal.into()),
             });
         }

@@ -23,8 +23,11 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes) -> Answer {
         }
         Request::Ping { clock } => {
             node.see_clock(clock);
-            let reply =
-                Reply::Pong { node_id: node.0.id.clone(), boot: node.0.boot, clock: node.0.versions.latest() };
+            let reply = Reply::Pong {
+                node_id: node.0.id.clone(),
+                boot: node.0.boot,
+                clock: node.0.versions.latest(),
+            };
             Answer::Now(reply, Vec::new())
         }
         Request::Members => {
