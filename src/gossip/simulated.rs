@@ -298,6 +298,26 @@ fn a_process_that_was_stopped_for_ten_seconds_declares_nobody_dead() {
 }
 
 #[test]
+fn nodes_that_froze_together_with_their_machine_accuse_nobody() {
+    let mut world = World::formed(4, 1);
+    for _ in 0..100 {
+        // A prime step, so that the freeze falls into every phase of a probe.
+        world.run(Duration::from_millis(37));
+        for port in 1..=4 {
+            world.pause(port);
+        }
+        world.run(Duration::from_secs(3));
+        for port in 1..=4 {
+            world.resume(port);
+        }
+    }
+    world.run(Duration::from_secs(2));
+    for (port, other) in [(1, 2), (2, 3), (3, 4), (4, 1)] {
+        assert_eq!(world.changes_at(port, other), [Change::Up], "{other} as seen by {port}");
+    }
+}
+
+#[test]
 fn a_pulled_list_shows_everybody_at_once() {
     let mut world = World::formed(50, 1);
     world.boot(51, 0);
