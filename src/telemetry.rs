@@ -280,7 +280,7 @@ mod tests {
         let text = String::from_utf8(metrics.render()).unwrap();
         assert!(text.contains("cache_hits_total{node=\"node1\"} 1\n"), "{text}");
         assert!(text.contains("cache_misses_total{node=\"node1\"} 0\n"), "{text}");
-        let count = r#"shoal_request_duration_seconds_count{node="node1",operation="get",route="local"} 1"#;
+        let count = r#"shoal_request_duration_seconds_count{operation="get",route="local",node="node1"} 1"#;
         assert!(text.contains(count), "{text}");
     }
 

@@ -166,7 +166,7 @@ impl Machine {
                 .map(|m| m.boot)
         };
         let Some(boot) = dead(&self.members) else { return false };
-        self.say_farewell(Farewell { node_id: node_id.clone(), boot });
+        self.say_farewell(&Farewell { node_id: node_id.clone(), boot });
         let result = self.foca.gossip(&mut self.runtime);
         self.settle("forget", result, now);
         true
@@ -178,7 +178,7 @@ impl Machine {
         let result = if self.has_left {
             self.foca.gossip(&mut self.runtime)
         } else {
-            self.say_farewell(Farewell { node_id: me.node_id, boot: me.boot });
+            self.say_farewell(&Farewell { node_id: me.node_id, boot: me.boot });
             self.foca.leave_cluster(&mut self.runtime)
         };
         self.settle("leave", result, now);
@@ -247,7 +247,7 @@ impl Machine {
         self.settle("announce", result, now);
     }
 
-    fn say_farewell(&mut self, farewell: Farewell) {
+    fn say_farewell(&mut self, farewell: &Farewell) {
         let said = farewell
             .encode()
             .map_err(|error| error.to_string())

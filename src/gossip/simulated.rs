@@ -141,7 +141,7 @@ impl World {
             let due = self.start + self.now;
             let late: Vec<u16> = self.running(|host| host.machine.next_deadline() <= due);
             for port in late {
-                self.with(port, |machine, now| machine.run_timers(now));
+                self.with(port, Machine::run_timers);
             }
         }
         self.now = end;
@@ -332,7 +332,7 @@ fn a_goodbye_is_not_a_death() {
     for seed in 0..10 {
         let mut world = World::formed(5, seed * 100);
         for _ in 0..3 {
-            world.with(2, |machine, now| machine.leave(now));
+            world.with(2, Machine::leave);
             world.run(Duration::from_millis(20));
         }
         world.run(Duration::from_millis(500));

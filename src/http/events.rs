@@ -21,7 +21,7 @@ pub(super) async fn serve(
     let (snapshot, later) = edge.node.events();
     let stopping = edge.stopping.clone();
     let events = stream::once(async move { snapshot })
-        .chain(stream::unfold(later, |receiver| next(receiver)))
+        .chain(stream::unfold(later, next))
         .map(|event| Ok(render(&event)))
         .take_until(async move { stopping.cancelled().await });
     Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("alive"))

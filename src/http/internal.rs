@@ -103,7 +103,7 @@ pub(super) async fn upgrade(
 
 async fn run_link(edge: Edge, upgrade: hyper::upgrade::OnUpgrade, bulk: bool) {
     // The stream itself, without the layers that it wore as an HTTP connection.
-    let parts = match upgrade.await.map(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>()) {
+    let parts = match upgrade.await.map(hyper::upgrade::Upgraded::downcast::<TokioIo<TcpStream>>) {
         Ok(Ok(parts)) => parts,
         Ok(Err(_)) => return warn!("an upgraded connection is not a TCP stream"),
         Err(error) => return warn!(%error, "a link was not upgraded"),

@@ -125,19 +125,13 @@ pub(super) fn parse_json<T: serde::de::DeserializeOwned>(body: &[u8], expected: 
 }
 
 fn query_ttl(query: Option<&str>) -> Result<Option<Duration>, ApiError> {
-    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-        match pair.split_once('=') {
-            Some(("ttl", text)) => {
-                return seconds(text.parse().map_err(|_| bad_ttl(text))?, text).map(Some);
-            }
-            _ => {
-                return Err(ApiError::invalid(format!(
-                    "unknown query {pair:?}; only ttl=SECONDS is known here"
-                )));
-            }
-        }
+    match query {
+        None | Some("") => Ok(None),
+        Some(query) => match query.split_once('=') {
+            Some(("ttl", text)) => seconds(text.parse().map_err(|_| bad_ttl(text))?, text).map(Some),
+            _ => Err(ApiError::invalid(format!("unknown query {query:?}; only ttl=SECONDS is known here"))),
+        },
     }
-    Ok(None)
 }
 
 fn seconds(ttl: f64, text: &str) -> Result<Duration, ApiError> {

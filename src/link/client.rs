@@ -60,7 +60,7 @@ type Replied = (Reply, Bytes);
 /// The links of one node to all of its peers.
 #[derive(Debug)]
 pub struct Pool {
-    config: LinkConfig,
+    config: Arc<LinkConfig>,
     metrics: Arc<Metrics>,
     peers: RwLock<HashMap<SocketAddr, Arc<Peer>>>,
 }
@@ -69,7 +69,7 @@ impl Pool {
     /// A pool without connections.
     #[must_use]
     pub fn new(config: LinkConfig, metrics: Arc<Metrics>) -> Pool {
-        Pool { config, metrics, peers: RwLock::default() }
+        Pool { config: Arc::new(config), metrics, peers: RwLock::default() }
     }
 
     /// Asks the node at `address` and waits for its reply until `deadline`.
@@ -124,12 +124,16 @@ impl Pool {
         let line = &peer.lines[lane as usize];
         let connection = match line.open() {
             Some(connection) => connection,
-            None => match timeout_at(deadline, line.connect(peer.address, lane, &self.config, &self.metrics))
-                .await
-            {
-                Ok(connected) => connected?,
-                Err(_) => return Err(silent),
-            },
+            None => {
+                let connecting =
+                    line.clone().connect(peer.address, lane, self.config.clone(), self.metrics.clone());
+                // On a task of its own: a caller that gives up must not take the connection from those behind it.
+                match timeout_at(deadline, tokio::spawn(connecting)).await {
+                    Ok(Ok(connected)) => connected?,
+                    Ok(Err(_)) => return Err(LinkError::Broken(peer.address)),
+                    Err(_) => return Err(silent),
+                }
+            }
         };
         let (answer, reply) = oneshot::channel();
         let left = deadline.saturating_duration_since(Instant::now()).as_millis() as u32;
@@ -161,12 +165,12 @@ impl Drop for Withdraw<'_> {
 #[derive(Debug)]
 struct Peer {
     address: SocketAddr,
-    lines: [Line; 2],
+    lines: [Arc<Line>; 2],
 }
 
 impl Peer {
     fn new(address: SocketAddr) -> Peer {
-        Peer { address, lines: [Line::default(), Line::default()] }
+        Peer { address, lines: Default::default() }
     }
 
     fn close(&self) {
@@ -198,11 +202,11 @@ impl Line {
     }
 
     async fn connect(
-        &self,
+        self: Arc<Self>,
         address: SocketAddr,
         lane: Lane,
-        config: &LinkConfig,
-        metrics: &Arc<Metrics>,
+        config: Arc<LinkConfig>,
+        metrics: Arc<Metrics>,
     ) -> Result<Arc<Connection>, LinkError> {
         let mut failing = self.failing.lock().await;
         if let Some(connection) = self.open() {
@@ -211,14 +215,14 @@ impl Line {
         if let Some(failed) = failing.as_ref().filter(|failed| Instant::now() < failed.until) {
             return Err(LinkError::Unreachable { address, reason: failed.reason.clone() });
         }
-        let upgraded = match timeout(CONNECT_TIMEOUT, upgrade(address, lane, config)).await {
+        let upgraded = match timeout(CONNECT_TIMEOUT, upgrade(address, lane, &config)).await {
             Ok(upgraded) => upgraded,
             Err(_) => Err(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())),
         };
         match upgraded {
             Ok((stream, early)) => {
                 metrics.link_connects.inc();
-                let connection = Connection::start(address, stream, early, config, metrics);
+                let connection = Connection::start(address, stream, early, &config, &metrics);
                 self.current.store(Some(connection.clone()));
                 *failing = None;
                 Ok(connection)

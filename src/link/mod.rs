@@ -8,6 +8,8 @@ mod client;
 mod frame;
 mod message;
 mod server;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

@@ -40,14 +40,14 @@ pub(super) async fn run(node: Node) {
         if let Some(peer) = anyone {
             // Fails when the peer has just died; another one is asked next time.
             let _ = pull(&node, peer).await;
-        } else if let Err(reason) = greeted {
-            if complained_at.is_none_or(|at| at.elapsed() >= COMPLAINT_PERIOD) {
-                complained_at = Some(Instant::now());
-                info!(
-                    seeds = node.0.config.seeds.join(","),
-                    reason, "not joined yet; serving alone and trying on"
-                );
-            }
+        } else if let Err(reason) = greeted
+            && complained_at.is_none_or(|at| at.elapsed() >= COMPLAINT_PERIOD)
+        {
+            complained_at = Some(Instant::now());
+            info!(
+                seeds = node.0.config.seeds.join(","),
+                reason, "not joined yet; serving alone and trying on"
+            );
         }
         wait(&node, alone, pause).await;
         pause = (pause * 2).min(if alone { ALONE_PAUSE[1] } else { JOINED_PAUSE[1] });

@@ -348,7 +348,7 @@ impl Node {
         sleep(membership::DEBOUNCE).await;
         match timeout(patience, self.rebalance()).await {
             Ok(Ok(report)) => {
-                tracing::info!(keys = report.keys, failed = report.failed, "handed over the entries")
+                tracing::info!(keys = report.keys, failed = report.failed, "handed over the entries");
             }
             _ => tracing::warn!(seconds = patience.as_secs(), "stopped before all entries were handed over"),
         }

@@ -42,7 +42,7 @@ impl Node {
                     return Ok((Done { outcome, node_id }, route));
                 }
                 Err(ForwardError::NotPrimary) if Instant::now() + TABLE_PAUSE < deadline => {
-                    sleep(TABLE_PAUSE).await
+                    sleep(TABLE_PAUSE).await;
                 }
                 Err(ForwardError::NotPrimary) => return Err(Refusal::NotPrimary.into()),
                 // The owner may have died; if the table already says so, the new owner is asked.

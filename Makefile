@@ -1,0 +1,41 @@
+# What must pass before a change lands is `make test`; everything else is for people. `make help` lists it.
+
+CARGO ?= cargo
+
+.PHONY: help build demo test fmt lint unit doc bench bench-detect bench-memory clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
+
+build: ## Build the optimised binary, target/release/shoal
+	$(CARGO) build --release --locked
+
+demo: build ## Run three nodes on this machine, with lines to try
+	./target/release/shoal demo
+
+test: fmt lint unit doc ## Everything that must pass
+
+fmt: ## Check the format
+	$(CARGO) fmt --check
+
+lint: ## Clippy, warnings denied, with and without the simulated network
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --lib --features sim -- -D warnings
+
+unit: ## Unit, property, system and documentation tests
+	$(CARGO) test --locked
+
+doc: ## The API documentation, without warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+bench: ## CPU of a local and of a forwarded request beside a bare hyper server; needs wrk
+	$(CARGO) bench --locked --bench forward
+
+bench-detect: ## How soon every node knows of a death, at 5 and 20 nodes
+	$(CARGO) bench --locked --bench detect
+
+bench-memory: ## Resident bytes of an entry, and whether the memory bound holds
+	$(CARGO) bench --locked --bench memory
+
+clean: ## Remove everything that was built
+	$(CARGO) clean

@@ -1,0 +1,225 @@
+//! Both ends of a link over loopback, with services that answer, dawdle or talk nonsense.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep};
+
+use super::*;
+use crate::model::{NodeId, Version};
+use crate::net::{TcpListener, TcpStream};
+use crate::telemetry::Metrics;
+
+/// Answers a GET with its key as the value; a key that starts with a number of milliseconds takes that long.
+struct Echo;
+
+impl Service for Echo {
+    fn call(&self, request: Request, _value: Bytes) -> Answer {
+        let Request::One(Operation::Get { key }) = request else {
+            return Answer::Now(Reply::Copied, Vec::new());
+        };
+        let hit = Reply::One(Outcome::Hit {
+            version: Version::new(1, 1),
+            expires_at_ms: None,
+            content_type: None,
+            value_bytes: key.len() as u32,
+        });
+        let pause = key.split(' ').next().and_then(|first| first.parse().ok());
+        let value =
+            if &*key == "long" { Bytes::from(vec![7; BULK_BYTES + 1]) } else { Bytes::from(key.to_string()) };
+        match pause {
+            None => Answer::Now(hit, vec![value]),
+            Some(ms) => Answer::Later(Box::pin(async move {
+                sleep(Duration::from_millis(ms)).await;
+                (hit, vec![value])
+            })),
+        }
+    }
+}
+
+fn config() -> LinkConfig {
+    LinkConfig { cluster: "test".into(), value_bytes_max: 1 << 20 }
+}
+
+fn metrics() -> Arc<Metrics> {
+    Metrics::new(&NodeId::parse("test").unwrap())
+}
+
+fn get(key: &str) -> Request {
+    Request::One(Operation::Get { key: key.into() })
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(5)
+}
+
+/// Reads the upgrade request and accepts it; true if it was for the bulk lane.
+async fn accept(stream: &mut TcpStream) -> bool {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n").await.unwrap();
+    String::from_utf8(head).unwrap().contains("shoal-lane: bulk")
+}
+
+/// A peer that serves `Echo`, and how often it was connected to on each lane.
+async fn echo_peer() -> (std::net::SocketAddr, Arc<[AtomicUsize; 2]>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connects: Arc<[AtomicUsize; 2]> = Arc::default();
+    let counted = connects.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let counted = counted.clone();
+            tokio::spawn(async move {
+                let bulk = accept(&mut stream).await;
+                counted[usize::from(bulk)].fetch_add(1, Ordering::SeqCst);
+                let _ = serve(stream, b"", bulk, Arc::new(Echo), &config(), &metrics()).await;
+            });
+        }
+    });
+    (address, connects)
+}
+
+#[tokio::test]
+async fn every_asker_gets_its_own_answer_over_one_connection() {
+    let (peer, connects) = echo_peer().await;
+    let pool = Arc::new(Pool::new(config(), metrics()));
+    let mut asking = tokio::task::JoinSet::new();
+    for number in 0..500 {
+        let pool = pool.clone();
+        // Every third takes some time, so that answers come out of order.
+        let key =
+            if number % 3 == 0 { format!("{} ms {number}", number % 20) } else { format!("key {number}") };
+        asking.spawn(async move {
+            let (_, value) = pool.call(peer, &get(&key), &[], soon()).await.unwrap();
+            assert_eq!(value, key.as_bytes());
+        });
+    }
+    while let Some(asked) = asking.join_next().await {
+        asked.unwrap();
+    }
+    assert_eq!(connects[0].load(Ordering::SeqCst), 1);
+    assert_eq!(connects[1].load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_long_answer_comes_over_the_bulk_connection() {
+    let (peer, connects) = echo_peer().await;
+    let pool = Pool::new(config(), metrics());
+    let (_, value) = pool.call(peer, &get("long"), &[], soon()).await.unwrap();
+    assert_eq!(value.len(), BULK_BYTES + 1);
+    assert_eq!(connects[1].load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_deadline_is_kept_and_the_late_answer_disturbs_nobody() {
+    let (peer, _) = echo_peer().await;
+    let pool = Pool::new(config(), metrics());
+    let asked = Instant::now();
+    let late = pool.call(peer, &get("300 late"), &[], asked + Duration::from_millis(50)).await;
+    assert!(matches!(late, Err(LinkError::Silent(_))), "{late:?}");
+    assert!(asked.elapsed() < Duration::from_millis(250));
+    sleep(Duration::from_millis(400)).await;
+    let (_, value) = pool.call(peer, &get("still here"), &[], soon()).await.unwrap();
+    assert_eq!(value, "still here");
+}
+
+#[tokio::test]
+async fn a_broken_connection_fails_what_is_under_way_and_is_opened_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let peer = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut first, _) = listener.accept().await.unwrap();
+        accept(&mut first).await;
+        let _ = first.read_u8().await;
+        drop(first);
+        let (mut second, _) = listener.accept().await.unwrap();
+        let bulk = accept(&mut second).await;
+        let _ = serve(second, b"", bulk, Arc::new(Echo), &config(), &metrics()).await;
+    });
+    let pool = Pool::new(config(), metrics());
+    let broken = pool.call(peer, &get("a"), &[], soon()).await;
+    assert!(matches!(broken, Err(LinkError::Broken(_))), "{broken:?}");
+    assert!(pool.call(peer, &get("a"), &[], soon()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_peer_that_is_not_there_is_not_asked_again_at_once() {
+    let unused = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let peer = unused.local_addr().unwrap();
+    drop(unused);
+    let pool = Pool::new(config(), metrics());
+    for _ in 0..3 {
+        let refused = pool.call(peer, &get("a"), &[], soon()).await;
+        assert!(matches!(refused, Err(LinkError::Unreachable { .. })), "{refused:?}");
+    }
+    // Within the backoff nothing is tried, even now that somebody listens; after it, it is.
+    let listener = TcpListener::bind(peer).await.unwrap();
+    assert!(pool.call(peer, &get("a"), &[], soon()).await.is_err());
+    sleep(Duration::from_millis(60)).await;
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let bulk = accept(&mut stream).await;
+        let _ = serve(stream, b"", bulk, Arc::new(Echo), &config(), &metrics()).await;
+    });
+    assert!(pool.call(peer, &get("a"), &[], soon()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let peer = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        accept(&mut stream).await;
+        // Takes everything and answers nothing.
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    });
+    let pool = Arc::new(Pool::new(config(), metrics()));
+    let mut waiting = tokio::task::JoinSet::new();
+    // One more than fit: the question below may have come before the last of them.
+    for _ in 0..=OUTSTANDING_MAX {
+        let pool = pool.clone();
+        waiting.spawn(async move { pool.call(peer, &get("a"), &[], soon()).await.map(|_| ()) });
+    }
+    let started = Instant::now();
+    loop {
+        let asked = Instant::now();
+        match pool.call(peer, &get("a"), &[], asked + Duration::from_millis(20)).await {
+            Err(LinkError::Overloaded(_)) => break assert!(asked.elapsed() < Duration::from_millis(200)),
+            other => assert!(started.elapsed() < Duration::from_secs(4), "never full: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_refuses_the_upgrade_is_quoted() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let peer = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"HTTP/1.1 403 Forbidden\r\n\r\n").await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+    });
+    let error = Pool::new(config(), metrics()).call(peer, &get("a"), &[], soon()).await.unwrap_err();
+    assert!(error.to_string().ends_with("it refused the link: HTTP/1.1 403 Forbidden"), "{error}");
+}
+
+#[tokio::test]
+async fn garbage_closes_the_connection_with_a_reason() {
+    for (garbage, reason) in [
+        (&[0xff; 16][..], "a frame of 4294967295 bytes"),
+        (&[8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0], "a head of 9 bytes in a frame of 8"),
+        (&[1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 250], "an unreadable head"),
+    ] {
+        let (mut asker, answerer) = tokio::io::duplex(1 << 10);
+        asker.write_all(garbage).await.unwrap();
+        let closed = serve(answerer, b"", false, Arc::new(Echo), &config(), &metrics()).await;
+        assert!(closed.as_ref().is_err_and(|error| error.starts_with(reason)), "{closed:?}");
+    }
+}
