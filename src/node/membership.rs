@@ -1,5 +1,7 @@
 //! Follows the membership: keeps the table in step with the view, tells what happened, stays in contact with peers.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep};
 use tracing::{info, warn};
 
-use super::{Contact, FormerRing, Node, rfc3339};
+use super::{Contact, FormerPlacement, Node, Placement, rfc3339};
 use crate::gossip::GossipEvent;
 use crate::link::{Reply, Request};
 use crate::model::{Change, Member, Members, NodeId, Ring, Slot, Status};
@@ -40,26 +42,32 @@ pub(super) async fn follow_view(node: Node) {
 
 /// Takes this node itself out of its table, so that everything it holds belongs elsewhere.
 pub(super) fn step_out(node: &Node) {
-    let others = node.members().peers().map(|member| member.node_id.clone()).collect();
-    put_in_force(node, others);
+    put_in_force(node, node.members().peers());
 }
 
 fn take_up(node: &Node, members: &Members) {
     node.0.links.retain(|address| members.peers().any(|member| member.address == *address));
     node.0.contacts.lock().retain(|node_id, _| members.get(node_id).is_some());
-    put_in_force(node, members.live().map(|member| member.node_id.clone()).collect());
+    put_in_force(node, members.live());
 }
 
-fn put_in_force(node: &Node, members: Vec<NodeId>) {
-    let old = node.ring();
-    if old.members() == members {
+fn put_in_force<'a>(node: &Node, members: impl Iterator<Item = &'a Member>) {
+    let addresses: HashMap<NodeId, SocketAddr> =
+        members.map(|member| (member.node_id.clone(), member.address)).collect();
+    let old = node.0.placement.load_full();
+    if addresses == *old.addresses {
         return;
     }
     // Built on this task: at most some milliseconds for a hundred members, away from the request path.
-    let new = Arc::new(Ring::build(members, node.0.config.copies));
+    let ring = Arc::new(Ring::build(addresses.keys().cloned(), node.0.config.copies));
+    let new = Placement { ring, addresses: Arc::new(addresses) };
+    if new.ring.fingerprint() == old.ring.fingerprint() {
+        return node.0.placement.store(Arc::new(new));
+    }
     remember(node, &old, &new);
-    node.0.ring.store(new.clone());
+    node.0.placement.store(Arc::new(new.clone()));
     node.0.misplaced.notify_one();
+    let (new, old) = (new.ring, &old.ring);
     let moved = Slot::all().filter(|slot| old.primary(*slot) != new.primary(*slot)).count();
     info!(ring = %new.fingerprint(), members = new.members().len(), slots_moved = moved, "the ring changed");
     let data = json!({
@@ -73,13 +81,14 @@ fn put_in_force(node: &Node, members: Vec<NodeId>) {
 
 /// Keeps the tables that entries may still be placed by. A node that was alone has no former table of the cluster it
 /// joins: it takes the one without itself.
-fn remember(node: &Node, old: &Arc<Ring>, new: &Ring) {
+fn remember(node: &Node, old: &Placement, new: &Placement) {
     let now = Instant::now();
     let until = now + FORMER_FOR;
-    let mut former = vec![FormerRing { ring: old.clone(), until }];
-    if old.members() == [node.0.id.clone()] && new.members().len() > 1 {
-        let others = new.members().iter().filter(|member| **member != node.0.id).cloned();
-        former.push(FormerRing { ring: Arc::new(Ring::build(others, node.0.config.copies)), until });
+    let mut former = vec![FormerPlacement { placement: old.clone(), until }];
+    if old.ring.members() == [node.0.id.clone()] && new.ring.members().len() > 1 {
+        let others = new.ring.members().iter().filter(|member| **member != node.0.id).cloned();
+        let ring = Arc::new(Ring::build(others, node.0.config.copies));
+        former.push(FormerPlacement { placement: Placement { ring, ..new.clone() }, until });
     }
     former.extend(node.0.former.load().iter().filter(|former| former.until > now).cloned());
     former.truncate(FORMER_MAX);
@@ -179,6 +188,6 @@ pub(super) fn describe(node: &Node, member: &Member) -> Value {
         "last_seen": if seen_ms == 0 { Value::Null } else { rfc3339(seen_ms).into() },
         "response_time": round_trip.as_millis() as u64,
         "rtt_us": round_trip.as_micros() as u64,
-        "slots": node.0.ring.load().slots_of(&member.node_id),
+        "slots": node.ring().slots_of(&member.node_id),
     })
 }

@@ -7,6 +7,7 @@ mod events;
 mod join;
 mod membership;
 mod operation;
+mod replicate;
 mod route;
 mod serve;
 mod sync;
@@ -63,9 +64,9 @@ struct Inner {
     wall: WallClock,
     versions: Clock,
     store: Store,
-    ring: ArcSwap<Ring>,
+    placement: ArcSwap<Placement>,
     /// Tables that were in force shortly before, the latest first.
-    former: ArcSwap<Vec<FormerRing>>,
+    former: ArcSwap<Vec<FormerPlacement>>,
     view: watch::Receiver<Arc<Members>>,
     contacts: Mutex<HashMap<NodeId, Contact>>,
     gossip: Gossip,
@@ -81,9 +82,16 @@ struct Inner {
     stop: watch::Sender<Option<Stop>>,
 }
 
+/// A table and where its members were. A member that has left is in no view any more, but may still hold entries.
 #[derive(Clone)]
-struct FormerRing {
+struct Placement {
     ring: Arc<Ring>,
+    addresses: Arc<HashMap<NodeId, SocketAddr>>,
+}
+
+#[derive(Clone)]
+struct FormerPlacement {
+    placement: Placement,
     until: Instant,
 }
 
@@ -140,7 +148,10 @@ impl Node {
         let node = Node(Arc::new(Inner {
             versions: Clock::new(&identity.node_id),
             store: Store::new(config.store.clone()),
-            ring: ArcSwap::from_pointee(Ring::build([identity.node_id.clone()], config.copies)),
+            placement: ArcSwap::from_pointee(Placement {
+                ring: Arc::new(Ring::build([identity.node_id.clone()], config.copies)),
+                addresses: Arc::new([(identity.node_id.clone(), identity.address)].into()),
+            }),
             former: ArcSwap::default(),
             view: gossip.view(),
             contacts: Mutex::default(),
@@ -214,7 +225,7 @@ impl Node {
     /// The table in force.
     #[must_use]
     pub fn ring(&self) -> Arc<Ring> {
-        self.0.ring.load_full()
+        self.0.placement.load().ring.clone()
     }
 
     /// The store, for figures about it.
@@ -316,10 +327,8 @@ impl Node {
     }
 
     async fn holds(&self, owner: &NodeId, key: &Key) -> Option<bool> {
-        if owner == self.id() {
-            return Some(self.0.store.peek(key, self.now_ms()).is_some());
-        }
-        self.peek_at(owner, key).await.ok().map(|entry| entry.is_some())
+        let address = self.members().get(owner)?.address;
+        self.peek_at(owner, address, key).await.ok().map(|entry| entry.is_some())
     }
 
     /// Waits until the node asks to be stopped.

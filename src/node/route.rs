@@ -4,6 +4,7 @@
 //! what it finds. Bounded: one forward, one question to each former owner, all within the request's deadline.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +12,9 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
 use super::operation::{cut, outcome_from_wire};
-use super::{Done, NewValue, Node, NodeError, Operation, Outcome};
-use crate::link::{self, EntryHead, Refusal, Reply, Request};
-use crate::model::{Entry, Key, NodeId, Put, Ring, Slot};
+use super::{Done, NewValue, Node, NodeError, Operation, Outcome, Placement};
+use crate::link::{self, Refusal, Reply, Request};
+use crate::model::{Entry, Key, NodeId, Put, Ring, Slot, Status};
 use crate::telemetry::Route;
 
 /// How soon to look at the table again when another node says that it is not the primary.
@@ -47,8 +48,7 @@ impl Node {
                 Err(ForwardError::NotPrimary) => return Err(Refusal::NotPrimary.into()),
                 // The owner may have died; if the table already says so, the new owner is asked.
                 Err(ForwardError::Failed(NodeError::ForwardFailed(_)))
-                    if Instant::now() < deadline
-                        && self.0.ring.load().fingerprint() != ring.fingerprint() => {}
+                    if Instant::now() < deadline && self.ring().fingerprint() != ring.fingerprint() => {}
                 Err(ForwardError::Failed(error)) => return Err(error),
             }
         }
@@ -93,30 +93,6 @@ impl Node {
         }
     }
 
-    fn store_new(&self, key: &Key, new: &NewValue) -> Result<Outcome, NodeError> {
-        let now_ms = self.now_ms();
-        let version = self.0.versions.stamp(now_ms);
-        let entry = Entry {
-            value: new.value.clone(),
-            content_type: new.content_type.clone(),
-            version,
-            expires_at_ms: new
-                .ttl
-                .map(|ttl| now_ms.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))),
-        };
-        self.keep(key, entry)?;
-        Ok(Outcome::Stored(version))
-    }
-
-    /// The one way into the store.
-    pub(super) fn keep(&self, key: &Key, entry: Entry) -> Result<(), NodeError> {
-        if let Put::Stored { evicted, .. } = self.0.store.put_if_newer(key, entry, self.now_ms())? {
-            self.0.metrics.evictions.inc_by(evicted.entries as u64);
-            self.0.metrics.evicted_bytes.inc_by(evicted.bytes as u64);
-        }
-        Ok(())
-    }
-
     /// The members that are to hold a key, the primary first. One copy is stored so far: the first.
     fn write_owners<'a>(&self, ring: &'a Ring, slot: Slot) -> Result<Vec<&'a NodeId>, NodeError> {
         let owners: Vec<_> = ring.owners(slot).collect();
@@ -153,7 +129,7 @@ impl Node {
         done
     }
 
-    /// Sends one group to its primary. What the primary refuses or misses takes the path of a single operation.
+    /// Sends one group to its primary. What the primary does not own any more takes the path of a single operation.
     async fn forward_group(
         &self,
         primary: &NodeId,
@@ -172,12 +148,13 @@ impl Node {
         let mut done = Vec::with_capacity(indexes.len());
         for (outcome, &index) in outcomes.into_iter().zip(indexes) {
             done.push(match outcome_from_wire(outcome, &mut values) {
-                Ok(outcome) if self.is_settled(&operations[index], &outcome) => {
-                    Ok(Done { outcome, node_id: primary.clone() })
+                Ok(outcome) => {
+                    let deadline = self.deadline();
+                    let (outcome, node_id) =
+                        self.look_back(&operations[index], outcome, primary, deadline).await;
+                    Ok(Done { outcome, node_id })
                 }
-                Ok(_) | Err(Refusal::NotPrimary) => {
-                    self.perform(&operations[index]).await.map(|(done, _)| done)
-                }
+                Err(Refusal::NotPrimary) => self.perform(&operations[index]).await.map(|(done, _)| done),
                 Err(refusal) => Err(refusal.into()),
             });
         }
@@ -212,11 +189,11 @@ impl Node {
         let key = operation.key();
         let mut holder = primary.clone();
         let mut outcome = outcome;
-        for former in self.former_owners(key.slot(), primary) {
+        for (former, address) in self.former_owners(key.slot(), primary) {
             if let Operation::Delete(_) = operation {
-                let discarded = self.discard_at(&former, key, deadline).await;
+                let discarded = self.discard_at(&former, address, key, deadline).await;
                 outcome = Outcome::Deleted(outcome == Outcome::Deleted(true) || discarded);
-            } else if let Ok(Some(entry)) = self.peek_at(&former, key).await {
+            } else if let Ok(Some(entry)) = self.peek_at(&former, address, key).await {
                 self.write_through(primary, key, &entry, deadline).await;
                 (outcome, holder) = (Outcome::Hit(entry), former);
                 break;
@@ -225,27 +202,37 @@ impl Node {
         (outcome, holder)
     }
 
-    /// The live members that owned a slot shortly before, without the present primary.
-    fn former_owners(&self, slot: Slot, primary: &NodeId) -> Vec<NodeId> {
+    /// The members that owned a slot shortly before and are not known to be dead, without the present primary.
+    fn former_owners(&self, slot: Slot, primary: &NodeId) -> Vec<(NodeId, SocketAddr)> {
         let (members, now) = (self.members(), Instant::now());
-        let mut owners: Vec<NodeId> = Vec::new();
+        let mut owners: Vec<(NodeId, SocketAddr)> = Vec::new();
         for former in self.0.former.load().iter().filter(|former| former.until > now) {
-            let Some(owner) = former.ring.primary(slot) else { continue };
-            let is_live = members.live().any(|member| member.node_id == *owner);
-            if is_live && owner != primary && !owners.contains(owner) {
-                owners.push(owner.clone());
+            let Placement { ring, addresses } = &former.placement;
+            let Some((owner, address)) = ring.primary(slot).and_then(|owner| addresses.get_key_value(owner))
+            else {
+                continue;
+            };
+            // One that has left is in no view, and answers while it hands over its entries.
+            let is_dead = members.get(owner).is_some_and(|member| member.status == Status::Unhealthy);
+            if !is_dead && owner != primary && !owners.iter().any(|(known, _)| known == owner) {
+                owners.push((owner.clone(), *address));
             }
         }
         owners
     }
 
     /// What a node's own store has.
-    pub(super) async fn peek_at(&self, node_id: &NodeId, key: &Key) -> Result<Option<Entry>, NodeError> {
+    pub(super) async fn peek_at(
+        &self,
+        node_id: &NodeId,
+        address: SocketAddr,
+        key: &Key,
+    ) -> Result<Option<Entry>, NodeError> {
         if node_id == self.id() {
             return Ok(self.0.store.peek(key, self.now_ms()));
         }
         let request = Request::Peek { key: key.as_str().into() };
-        match self.call(node_id, &request, &[], self.deadline()).await? {
+        match self.0.links.call(address, &request, &[], self.deadline()).await? {
             (Reply::One(outcome), mut values) => match outcome_from_wire(outcome, &mut values)? {
                 Outcome::Hit(entry) => Ok(Some(entry)),
                 _ => Ok(None),
@@ -254,69 +241,16 @@ impl Node {
         }
     }
 
-    async fn discard_at(&self, node_id: &NodeId, key: &Key, deadline: Instant) -> bool {
+    async fn discard_at(&self, node_id: &NodeId, address: SocketAddr, key: &Key, deadline: Instant) -> bool {
         if node_id == self.id() {
             return self.0.store.remove(key, self.now_ms());
         }
         let request = Request::Discard { key: key.as_str().into() };
-        let reply = self.call(node_id, &request, &[], deadline).await;
+        let reply = self.0.links.call(address, &request, &[], deadline).await;
         matches!(reply, Ok((Reply::One(link::Outcome::Deleted(true)), _)))
     }
 
-    /// Best effort: the next read finds it at the primary. If it fails, the move brings it.
-    async fn write_through(&self, primary: &NodeId, key: &Key, entry: &Entry, deadline: Instant) {
-        if primary == self.id() {
-            let _ = self.keep(key, entry.clone());
-        } else {
-            let _ = self.copy_to(primary, &[(key.clone(), entry.clone())], deadline).await;
-        }
-    }
-
-    /// Has a node keep copies of entries.
-    pub(super) async fn copy_to(
-        &self,
-        node_id: &NodeId,
-        entries: &[(Key, Entry)],
-        deadline: Instant,
-    ) -> Result<(), NodeError> {
-        let heads = entries.iter().map(|(key, entry)| EntryHead {
-            key: key.as_str().into(),
-            version: entry.version,
-            expires_at_ms: entry.expires_at_ms,
-            content_type: entry.content_type.clone(),
-            value_bytes: entry.value.len() as u32,
-        });
-        let values: Vec<Bytes> = entries.iter().map(|(_, entry)| entry.value.clone()).collect();
-        match self.call(node_id, &Request::Copy(heads.collect()), &values, deadline).await? {
-            (Reply::Copied, _) => Ok(()),
-            (Reply::Refused(refusal), _) => Err(refusal.into()),
-            (other, _) => Err(unexpected(node_id, &other)),
-        }
-    }
-
-    /// The inverse of [`Node::copy_to`], at the receiving end.
-    pub(super) fn keep_copies(&self, heads: Vec<EntryHead>, mut values: Bytes) -> Result<(), Refusal> {
-        let ring = self.ring();
-        for head in heads {
-            let key = Key::parse(head.key).map_err(|error| Refusal::Invalid(error.to_string()))?;
-            let value = cut(&mut values, head.value_bytes)?;
-            self.see_clock(head.version.time());
-            let entry = Entry {
-                value,
-                content_type: head.content_type,
-                version: head.version,
-                expires_at_ms: head.expires_at_ms,
-            };
-            self.keep(&key, entry).map_err(|error| Refusal::TooLarge(error.to_string()))?;
-            // Sent by a table that is no longer in force.
-            if ring.primary(key.slot()) != Some(&self.0.id) {
-                self.0.misplaced.notify_one();
-            }
-        }
-        Ok(())
-    }
-
-    async fn call(
+    pub(super) async fn call(
         &self,
         node_id: &NodeId,
         request: &Request,
@@ -349,6 +283,6 @@ impl From<Refusal> for ForwardError {
     }
 }
 
-fn unexpected(node_id: &NodeId, reply: &Reply) -> NodeError {
+pub(super) fn unexpected(node_id: &NodeId, reply: &Reply) -> NodeError {
     NodeError::DecodeFailed(format!("{node_id} gave an answer that does not fit the question: {reply:?}"))
 }

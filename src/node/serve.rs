@@ -53,7 +53,7 @@ impl Node {
 fn apply_as_primary(node: &Node, head: link::Operation, values: &mut Bytes) -> Result<Outcome, Refusal> {
     let operation = Operation::from_wire(head, values)?;
     // The asker's table or this node's is about to change; serving by the wrong one would miss what is there.
-    if node.0.ring.load().primary(operation.key().slot()) != Some(&node.0.id) {
+    if node.0.placement.load().ring.primary(operation.key().slot()) != Some(&node.0.id) {
         return Err(Refusal::NotPrimary);
     }
     node.apply(&operation).map_err(|error| Refusal::TooLarge(error.to_string()))
