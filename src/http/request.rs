@@ -205,3 +205,90 @@ where
 fn too_long(bytes: usize, bytes_max: usize) -> ApiError {
     ApiError::too_large(format!("{bytes} bytes, at most {bytes_max} are accepted here"))
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+    use hyper::header::HeaderValue;
+
+    use super::*;
+
+    fn headers(pairs: &[(hyper::header::HeaderName, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect()
+    }
+
+    async fn put(content_type: Option<&str>, query: Option<&str>, body: &str) -> Result<NewValue, String> {
+        let headers = content_type.map(|text| headers(&[(CONTENT_TYPE, text)])).unwrap_or_default();
+        let body = Full::new(Bytes::from(body.to_string()));
+        new_value(&headers, query, body, 10).await.map_err(|error| error.message)
+    }
+
+    #[test]
+    fn a_key_is_what_the_path_decodes_to() {
+        for (path, decoded) in
+            [("a", "a"), ("a/b", "a/b"), ("a%2Fb%20c", "a/b c"), ("%F0%9F%90%9F", "🐟"), ("+", "+")]
+        {
+            assert_eq!(key(path).unwrap().as_str(), decoded);
+        }
+        for bad in ["", "%FF", &"k".repeat(1025)] {
+            assert_eq!(key(bad).unwrap_err().code, "invalid_request");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_content_type_says_whether_the_body_is_json_or_the_value_itself() {
+        let json =
+            put(Some("application/json; charset=utf-8"), None, r#"{"value":"v","ttl":1.5}"#).await.unwrap();
+        assert_eq!(
+            (&json.value[..], json.content_type, json.ttl),
+            (&b"v"[..], None, Some(Duration::from_millis(1500)))
+        );
+        let raw = put(Some("text/html"), Some("ttl=60"), "<p>").await.unwrap();
+        assert_eq!(
+            (raw.content_type.as_deref(), raw.ttl),
+            (Some("text/html"), Some(Duration::from_secs(60)))
+        );
+        assert_eq!(put(None, None, "").await.unwrap().content_type.as_deref(), Some(OCTETS));
+        let form = put(Some("application/x-www-form-urlencoded"), None, "v").await.unwrap_err();
+        assert!(form.contains("Content-Type: application/json"), "{form}");
+    }
+
+    #[tokio::test]
+    async fn a_bad_body_is_refused_with_what_was_expected() {
+        let json = Some("application/json");
+        for (body, error) in [
+            ("{", "the body is not the JSON expected here ("),
+            ("{}", "\"value\" is missing; it must be a string"),
+            (r#"{"value":1}"#, "the body is not the JSON expected here ("),
+            (r#"{"value":"v","ttl":0}"#, "ttl is 0; it must be a number of seconds above 0"),
+            (r#"{"value":"v","ttl":-1}"#, "ttl is -1; "),
+            (r#"{"value":"v","ttl":"1"}"#, "ttl is \"1\"; "),
+            (r#"{"value":"v","ttl":1e300}"#, "ttl is 1e+300; "),
+            (r#"{"value":"?","encoding":"base64"}"#, "\"value\" is not base64: "),
+            (r#"{"value":"v","encoding":"hex"}"#, "\"encoding\" is \"hex\", only \"base64\" is known"),
+            (r#"{"value":"12345678901"}"#, "11 bytes, at most 10 are accepted here"),
+        ] {
+            let given = put(json, None, body).await.unwrap_err();
+            assert!(given.starts_with(error), "{body}: {given}");
+        }
+        for query in ["ttl=NaN", "ttl=0", "ttl=inf", "ttl=", "tll=1", "ttl"] {
+            assert!(put(None, Some(query), "v").await.is_err(), "{query}");
+        }
+        assert_eq!(
+            put(None, None, "12345678901").await.unwrap_err(),
+            "11 bytes, at most 10 are accepted here"
+        );
+    }
+
+    #[test]
+    fn raw_bytes_are_given_to_whoever_accepts_octets_or_the_stored_type() {
+        let wants = |accept: &str, stored| wants_raw(&headers(&[(ACCEPT, accept)]), stored);
+        assert!(wants("application/octet-stream", Some("image/png")));
+        assert!(wants("text/html, IMAGE/PNG;q=0.8", Some("image/png")));
+        assert!(wants("text/plain", None));
+        assert!(!wants("application/json", Some("image/png")));
+        assert!(!wants("*/*", Some("image/png")));
+        assert!(!wants("application/octet-stream;q=0", Some("image/png")));
+        assert!(!wants_raw(&HeaderMap::new(), Some("image/png")));
+    }
+}

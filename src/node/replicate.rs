@@ -3,8 +3,6 @@
 //! One copy of each entry is kept so far, the primary's. Copies travel when slots move, and when a read finds an entry at a
 //! former owner.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use tokio::time::Instant;
 

@@ -11,10 +11,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
-use super::operation::{cut, outcome_from_wire};
-use super::{Done, NewValue, Node, NodeError, Operation, Outcome, Placement};
+use super::operation::outcome_from_wire;
+use super::{Done, Node, NodeError, Operation, Outcome, Placement};
 use crate::link::{self, Refusal, Reply, Request};
-use crate::model::{Entry, Key, NodeId, Put, Ring, Slot, Status};
+use crate::model::{Entry, Key, NodeId, Ring, Slot, Status};
 use crate::telemetry::Route;
 
 /// How soon to look at the table again when another node says that it is not the primary.
