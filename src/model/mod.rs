@@ -1,1 +1,13 @@
-//! Pure.
+//! Floor 0: what a key, an entry, a version, a placement are, and the rules they follow.
+//!
+//! Owns no I/O, no clock and no randomness: time and seeds are arguments, and what happened is returned for
+//! the caller to count. Invariant: the same calls give the same results.
+
+mod entry;
+mod key;
+mod mix;
+mod version;
+
+pub use entry::Entry;
+pub use key::{Key, KeyError, NodeId, NodeIdError, Slot, SlotError};
+pub use version::{Clock, Observed, Version, VersionError};

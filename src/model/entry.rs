@@ -1,0 +1,63 @@
+//! Owns what is stored under a key, as the rest of the node sees it.
+//!
+//! How an entry lies in memory is the store's affair. Invariant: an entry is whole, with the version of the
+//! one write it comes from.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use super::version::Version;
+
+/// A value and what was said about it when it was written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The bytes as they were put.
+    pub value: Bytes,
+    /// The Content-Type of raw bytes; none for the text of a JSON string.
+    pub content_type: Option<Arc<str>>,
+    /// Which write this is.
+    pub version: Version,
+    /// The unix millisecond from which on it is gone; none keeps it until it is evicted.
+    pub expires_at_ms: Option<u64>,
+}
+
+impl Entry {
+    /// Whether its time is over.
+    pub fn is_expired(&self, now_ms: u64) -> bool {
+        is_over(self.expires_at_ms, now_ms)
+    }
+
+    /// How long it has left; none if it has no TTL, zero if it is over.
+    pub fn ttl_left(&self, now_ms: u64) -> Option<Duration> {
+        self.expires_at_ms.map(|at| Duration::from_millis(at.saturating_sub(now_ms)))
+    }
+}
+
+/// The one reading of an expiry: at its very millisecond the entry is gone.
+pub(super) fn is_over(expires_at_ms: Option<u64>, now_ms: u64) -> bool {
+    expires_at_ms.is_some_and(|at| at <= now_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(expires_at_ms: Option<u64>) -> Entry {
+        Entry { value: Bytes::new(), content_type: None, version: Version::new(1, 1), expires_at_ms }
+    }
+
+    #[test]
+    fn an_entry_is_gone_at_its_very_millisecond() {
+        assert!(!entry(Some(1000)).is_expired(999));
+        assert_eq!(entry(Some(1000)).ttl_left(999), Some(Duration::from_millis(1)));
+        assert!(entry(Some(1000)).is_expired(1000));
+        assert_eq!(entry(Some(1000)).ttl_left(2000), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn an_entry_without_a_ttl_stays() {
+        assert!(!entry(None).is_expired(u64::MAX));
+        assert_eq!(entry(None).ttl_left(0), None);
+    }
+}
