@@ -6,8 +6,10 @@
 mod entry;
 mod key;
 mod mix;
+mod ring;
 mod version;
 
 pub use entry::Entry;
 pub use key::{Key, KeyError, NodeId, NodeIdError, Slot, SlotError};
+pub use ring::{Fingerprint, FingerprintError, Ring};
 pub use version::{Clock, Observed, Version, VersionError};
