@@ -7,9 +7,11 @@ mod entry;
 mod key;
 mod mix;
 mod ring;
+mod store;
 mod version;
 
 pub use entry::Entry;
 pub use key::{Key, KeyError, NodeId, NodeIdError, Slot, SlotError};
 pub use ring::{Fingerprint, FingerprintError, Ring};
+pub use store::{Evicted, Lookup, Put, Store, StoreConfig, StoreError};
 pub use version::{Clock, Observed, Version, VersionError};
