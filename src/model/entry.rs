@@ -1,7 +1,7 @@
 //! Owns what is stored under a key, as the rest of the node sees it.
 //!
-//! How an entry lies in memory is the store's affair. Invariant: an entry is whole, with the version of the one
-//! write it comes from.
+//! How an entry lies in memory is the store's affair. Invariant: an entry is whole, with the version of the
+//! one write it comes from.
 
 use std::{sync::Arc, time::Duration};
 

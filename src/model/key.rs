@@ -1,7 +1,7 @@
 //! Owns what names a thing: the key of an entry, the slot it falls into, the id of a node.
 //!
-//! Does not know which node holds a slot (`ring` does). Invariant: a value of these types is valid, so nothing
-//! further in checks a key or an id again, and a key's slot is the one Redis Cluster computes.
+//! Does not know which node holds a slot (`ring` does). Invariant: a value of these types is valid, so
+//! nothing further in checks a key or an id again, and a key's slot is the one Redis Cluster computes.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -22,8 +22,8 @@ impl Slot {
 
     /// The slot of a key: CRC-16/XMODEM of it, or of its first non-empty `{tag}`, modulo 16384.
     ///
-    /// Source: the hash tag rule of the Redis Cluster specification, to the letter, so that a Redis Cluster client
-    /// can find a key's owner by itself.
+    /// Source: the hash tag rule of the Redis Cluster specification, to the letter, so that a Redis Cluster
+    /// client can find a key's owner by itself.
     pub fn of(key: &[u8]) -> Slot {
         Slot(CRC.checksum(hash_tag(key)) % Slot::COUNT)
     }

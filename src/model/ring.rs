@@ -4,13 +4,14 @@
 //! Invariant: it is a pure function of that set and the number of copies, so nodes that know the same members
 //! agree on every slot, whatever order they learned them in.
 //!
-//! Every (slot, node) pair has a score (rendezvous hashing; Thaler and Ravishankar 1998), and no node may hold
-//! more than 1.05 of the mean, which makes it a stable matching (Gale and Shapley 1962): each slot proposes down
-//! its order of scores, a full node keeps its best-scoring slots, the refused propose on. Both sides rank by the
-//! same score, so there is exactly one result. The second copies are a second matching without the nodes chosen in
-//! the first, and so on. A slot that every remaining node has refused goes to the best-scoring of them in spite of
-//! the cap: all owners of a slot are distinct and there are always as many as can be. That concerns the later
-//! copies of a cluster with hardly more nodes than copies, where there is little to choose from.
+//! Every (slot, node) pair has a score (rendezvous hashing; Thaler and Ravishankar 1998), and no node may
+//! hold more than 1.05 of the mean, which makes it a stable matching (Gale and Shapley 1962): each slot
+//! proposes down its order of scores, a full node keeps its best-scoring slots, the refused propose on. Both
+//! sides rank by the same score, so there is exactly one result. The second copies are a second matching
+//! without the nodes chosen in the first, and so on. A slot that every remaining node has refused goes to the
+//! best-scoring of them in spite of the cap: all owners of a slot are distinct and there are always as many
+//! as can be. That concerns the later copies of a cluster with hardly more nodes than copies, where there is
+//! little to choose from.
 
 use std::{cmp::Reverse, collections::BinaryHeap, fmt, num::NonZeroU8, str::FromStr};
 
@@ -36,8 +37,9 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Works the table out: some milliseconds for 100 members, so not on a request's way. Duplicates are ignored, no
-    /// members give a table without owners. (Members past the 65535th are left out: an index is 16 bits.)
+    /// Works the table out: some milliseconds for 100 members, so not on a request's way. Duplicates are
+    /// ignored, no members give a table without owners. (Members past the 65535th are left out: an index is
+    /// 16 bits.)
     pub fn build(members: impl IntoIterator<Item = NodeId>, copies: NonZeroU8) -> Ring {
         let mut members: Vec<NodeId> = members.into_iter().collect();
         members.sort_unstable();
@@ -64,7 +66,8 @@ impl Ring {
         self.copies
     }
 
-    /// The owners of a slot, all distinct, primary first: `copies` of them, or all members if those are fewer.
+    /// The owners of a slot, all distinct, primary first: `copies` of them, or all members if those are
+    /// fewer.
     pub fn owners(&self, slot: Slot) -> impl ExactSizeIterator<Item = &NodeId> + '_ {
         self.row(slot).iter().map(|member| &self.members[usize::from(*member)])
     }
@@ -146,20 +149,33 @@ impl From<Fingerprint> for String {
 #[error("a fingerprint is 16 lower-case hex digits")]
 pub struct FingerprintError;
 
-/// How strongly a slot and a node want each other; on equal bits the node with the smaller index wins, so that no
-/// two nodes are equal to a slot.
-type Score = (u64, Reverse<u16>);
+/// How strongly a slot and a node want each other: 48 bits of the mix, and below them the complement of the
+/// node's index, which makes the scores of a slot distinct and says whose a score is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Score(u64);
 
-/// How many of its best nodes a slot remembers. Hardly any slot proposes further with up to three copies, and those
-/// look through all nodes.
-const REMEMBERED: usize = 8;
+impl Score {
+    /// Below every score, because no node has the index 65535.
+    const NONE: Score = Score(0);
+
+    fn new(mixed: u64, node: u16) -> Score {
+        Score((mixed | 0xffff) ^ u64::from(node))
+    }
+
+    fn node(self) -> u16 {
+        !(self.0 as u16)
+    }
+}
+
+/// How many of its best nodes a slot remembers. The few slots that propose further look through all nodes;
+/// eight cost 1.5 times as long to build at 100 nodes with 3 copies.
+const REMEMBERED: usize = 4;
 
 /// The table while it is worked out.
 struct Matching {
     seeds: Vec<u64>,
-    /// The best [`REMEMBERED`] of each slot, best first.
-    best: Vec<Score>,
-    remembered: usize,
+    /// Of each slot.
+    best: Vec<[Score; REMEMBERED]>,
     owners: Vec<u16>,
     width: usize,
     cap: usize,
@@ -168,77 +184,71 @@ struct Matching {
 impl Matching {
     fn new(members: &[NodeId], width: usize) -> Matching {
         let seeds: Vec<u64> = members.iter().map(|id| mix::hash(0, id.as_str().as_bytes())).collect();
-        let remembered = seeds.len().min(REMEMBERED);
-        let mut best = Vec::with_capacity(SLOTS * remembered);
-        for slot in 0..SLOTS {
-            remember_best(&mut best, &seeds, slot, remembered);
-        }
+        let best = Slot::all().map(|slot| best_of(&seeds, slot)).collect();
         let nodes = members.len().max(1);
         // 1.05 of the mean in whole slots, but never so few that not all slots fit.
         let cap = SLOTS.div_ceil(nodes).max(SLOTS * 105 / (nodes * 100));
-        Matching { seeds, best, remembered, owners: vec![0; SLOTS * width], width, cap }
+        Matching { seeds, best, owners: vec![0; SLOTS * width], width, cap }
     }
 
     /// Matches every slot with its owner of that rank, given those of the lower ranks.
     fn fill(&mut self, rank: usize) {
-        let mut held: Vec<BinaryHeap<Reverse<(u64, Reverse<usize>)>>> =
-            vec![BinaryHeap::with_capacity(self.cap + 1); self.seeds.len()];
+        let mut held: Vec<BinaryHeap<Reverse<(Score, Slot)>>> = vec![BinaryHeap::new(); self.seeds.len()];
         // The last node each slot has proposed to.
         let mut asked: Vec<Option<Score>> = vec![None; SLOTS];
-        for start in 0..SLOTS {
+        for start in Slot::all() {
             let mut next = Some(start);
             while let Some(slot) = next {
-                let Some(score) = self.next_choice(slot, rank, asked[slot]) else {
-                    self.owners[slot * self.width + rank] = self.favourite(slot, rank);
+                let Some(score) = self.next_choice(slot, rank, asked[slot.index()]) else {
+                    self.owners[slot.index() * self.width + rank] = self.favourite(slot, rank);
                     break;
                 };
-                asked[slot] = Some(score);
-                let node = score.1.0;
+                asked[slot.index()] = Some(score);
+                let node = score.node();
                 let keeps = &mut held[usize::from(node)];
-                keeps.push(Reverse((score.0, Reverse(slot))));
-                self.owners[slot * self.width + rank] = node;
+                keeps.push(Reverse((score, slot)));
+                self.owners[slot.index() * self.width + rank] = node;
                 // The refused one proposes on; that may be the slot that has just asked.
-                next = (keeps.len() > self.cap)
-                    .then(|| keeps.pop())
-                    .flatten()
-                    .map(|Reverse((_, Reverse(slot)))| slot);
+                next = (keeps.len() > self.cap).then(|| keeps.pop()).flatten().map(|Reverse((_, slot))| slot);
             }
         }
     }
 
     /// The best-scoring node below `after` that is not yet an owner.
-    fn next_choice(&self, slot: usize, rank: usize, after: Option<Score>) -> Option<Score> {
-        let taken = &self.owners[slot * self.width..][..rank];
-        let open = |score: &Score| after.is_none_or(|after| *score < after) && !taken.contains(&score.1.0);
-        let best = &self.best[slot * self.remembered..][..self.remembered];
-        best.iter().copied().find(open).or_else(|| scores(&self.seeds, slot).filter(open).max())
+    fn next_choice(&self, slot: Slot, rank: usize, after: Option<Score>) -> Option<Score> {
+        let taken = &self.owners[slot.index() * self.width..][..rank];
+        let open = |score: &Score| after.is_none_or(|after| *score < after) && !taken.contains(&score.node());
+        let mut best = self.best[slot.index()].iter().copied().filter(|score| *score != Score::NONE);
+        best.find(open).or_else(|| scores(&self.seeds, slot).filter(open).max())
     }
 
     /// Where a slot goes that all have refused.
-    fn favourite(&self, slot: usize, rank: usize) -> u16 {
-        self.next_choice(slot, rank, None).map_or(0, |score| score.1.0)
+    fn favourite(&self, slot: Slot, rank: usize) -> u16 {
+        self.next_choice(slot, rank, None).map_or(0, Score::node)
     }
 }
 
-/// Appends the best `count` scores of the slot, best first.
-fn remember_best(best: &mut Vec<Score>, seeds: &[u64], slot: usize, count: usize) {
-    let start = best.len();
+/// The best scores of a slot, best first; [`Score::NONE`] where there are fewer nodes.
+fn best_of(seeds: &[u64], slot: Slot) -> [Score; REMEMBERED] {
+    let mut best = [Score::NONE; REMEMBERED];
     for score in scores(seeds, slot) {
-        if best.len() - start == count {
-            if best.last().is_some_and(|last| score < *last) {
-                continue;
-            }
-            best.pop();
+        if score <= best[REMEMBERED - 1] {
+            continue;
         }
-        let at = best[start..].partition_point(|better| *better > score);
-        best.insert(start + at, score);
+        let mut at = REMEMBERED - 1;
+        while at > 0 && score > best[at - 1] {
+            best[at] = best[at - 1];
+            at -= 1;
+        }
+        best[at] = score;
     }
+    best
 }
 
-fn scores(seeds: &[u64], slot: usize) -> impl Iterator<Item = Score> + '_ {
+fn scores(seeds: &[u64], slot: Slot) -> impl Iterator<Item = Score> + '_ {
     // A multiple of an odd number spreads the slot's few bits over the word before the nodes' are mixed in.
-    let slot = (slot as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    seeds.iter().zip(0..).map(move |(seed, node)| (mix::mix(seed ^ slot), Reverse(node)))
+    let slot = (slot.index() as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    seeds.iter().zip(0..).map(move |(seed, node)| Score::new(mix::mix(seed ^ slot), node))
 }
 
 #[cfg(test)]

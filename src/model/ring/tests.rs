@@ -114,11 +114,11 @@ fn a_dead_primary_is_followed_by_its_replica() {
 #[test]
 fn the_table_never_changes_between_releases() {
     let ring = ring(&nodes(5), 2);
-    assert_eq!(ring.fingerprint().to_string(), "?");
+    assert_eq!(ring.fingerprint().to_string(), "8acf95a5cb6c6e49");
     let all: Vec<u8> = Slot::all()
         .flat_map(|slot| ring.owners(slot).flat_map(|id| id.as_str().bytes()).collect::<Vec<_>>())
         .collect();
-    assert_eq!(mix::hash(0, &all), 0);
+    assert_eq!(mix::hash(0, &all), 0xe774_ebfe_b323_c1e8);
 }
 
 #[test]
@@ -152,7 +152,8 @@ proptest! {
 
     #[test]
     fn the_order_members_were_learned_in_does_not_matter(
-        (members, shuffled) in (1..=40_usize).prop_flat_map(|count| (Just(nodes(count)), Just(nodes(count)).prop_shuffle())),
+        (members, shuffled) in
+            (1..=40_usize).prop_flat_map(|count| (Just(nodes(count)), Just(nodes(count)).prop_shuffle())),
         copies in 1..=8_u8,
         again in any::<prop::sample::Index>(),
     ) {
