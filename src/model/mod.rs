@@ -5,6 +5,7 @@
 
 mod entry;
 mod key;
+mod members;
 mod mix;
 mod ring;
 mod store;
@@ -12,6 +13,7 @@ mod version;
 
 pub use entry::Entry;
 pub use key::{Key, KeyError, NodeId, NodeIdError, Slot, SlotError};
+pub use members::{Change, Counts, Member, Members, Seen, Status};
 pub use ring::{Fingerprint, FingerprintError, Ring};
 pub use store::{Evicted, Lookup, Put, Store, StoreConfig, StoreError};
 pub use version::{Clock, Observed, Version, VersionError};
