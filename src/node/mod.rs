@@ -147,7 +147,7 @@ impl Node {
         let (full_sync, sync_requests) = mpsc::channel(16);
         let node = Node(Arc::new(Inner {
             versions: Clock::new(&identity.node_id),
-            store: Store::new(config.store.clone()),
+            store: Store::new(config.store),
             placement: ArcSwap::from_pointee(Placement {
                 ring: Arc::new(Ring::build([identity.node_id.clone()], config.copies)),
                 addresses: Arc::new([(identity.node_id.clone(), identity.address)].into()),
