@@ -257,7 +257,8 @@ impl Node {
         values: &[Bytes],
         deadline: Instant,
     ) -> Result<(Reply, Bytes), NodeError> {
-        let address = self.0.view.borrow().get(node_id).map(|member| member.address);
+        // By the table in force, not by the view: a member that has just left answers until the table has changed.
+        let address = self.0.placement.load().addresses.get(node_id).copied();
         let address = address.ok_or_else(|| NodeError::NodeNotFound(format!("{node_id} is not a member")))?;
         Ok(self.0.links.call(address, request, values, deadline).await?)
     }
