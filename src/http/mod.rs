@@ -170,11 +170,11 @@ async fn answer(
     Ok(response.map(Either::Left))
 }
 
-/// The node's own health: 200 while it serves, 503 while it stops.
+/// The node's own health: 200 while it serves, 503 before it has tried to join and while it stops.
 fn health_status(node: &Node) -> (StatusCode, &'static str) {
-    if node.is_leaving() {
-        (StatusCode::SERVICE_UNAVAILABLE, "stopping")
-    } else {
-        (StatusCode::OK, "healthy")
+    match (node.is_ready(), node.is_leaving()) {
+        (_, true) => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+        (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "joining"),
+        _ => (StatusCode::OK, "healthy"),
     }
 }

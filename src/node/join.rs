@@ -22,6 +22,8 @@ const JOINED_PAUSE: [Duration; 2] = [Duration::from_millis(400), Duration::from_
 /// A node that is still alone says so this often.
 const COMPLAINT_PERIOD: Duration = Duration::from_secs(10);
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the first table may take after a seed has answered.
+const TABLE_TIMEOUT: Duration = Duration::from_millis(500);
 const PULL_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(node: Node) {
@@ -36,6 +38,13 @@ pub(super) async fn run(node: Node) {
             was_alone = alone;
         }
         let greeted = greet_missing_seeds(&node, &peers).await;
+        if !node.is_ready() {
+            if greeted.is_ok() && !node.0.config.seeds.is_empty() {
+                wait_for_table(&node).await;
+            }
+            // Fails when it was set before, which the condition excludes.
+            let _ = node.0.ready.set(());
+        }
         let anyone = peers.choose(&mut rand::rng()).copied();
         if let Some(peer) = anyone {
             // Fails when the peer has just died; another one is asked next time.
@@ -52,6 +61,17 @@ pub(super) async fn run(node: Node) {
         wait(&node, alone, pause).await;
         pause = (pause * 2).min(if alone { ALONE_PAUSE[1] } else { JOINED_PAUSE[1] });
     }
+}
+
+/// Until the first table with other nodes is in force.
+async fn wait_for_table(node: &Node) {
+    let joined = async {
+        while node.ring().members().len() < 2 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // A seed that is this node itself brings no peers.
+    let _ = timeout(TABLE_TIMEOUT, joined).await;
 }
 
 /// Waits for the pause to end, or for the first peer.

@@ -1,6 +1,6 @@
 //! Follows the membership: keeps the table in step with the view, tells what happened, stays in contact with peers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::link::{Reply, Request};
 use crate::model::{Change, Member, Members, NodeId, Ring, Slot, Status};
 
 /// Changes of this long are taken together: a healing partition renews nearly every identity at once.
-pub(super) const DEBOUNCE: Duration = Duration::from_millis(50);
+const DEBOUNCE: Duration = Duration::from_millis(50);
 /// How long former tables are asked after a change. Moving a full node's entries takes less.
 const FORMER_FOR: Duration = Duration::from_secs(60);
 const FORMER_MAX: usize = 8;
@@ -46,9 +46,22 @@ pub(super) fn step_out(node: &Node) {
 }
 
 fn take_up(node: &Node, members: &Members) {
-    node.0.links.retain(|address| members.peers().any(|member| member.address == *address));
-    node.0.contacts.lock().retain(|node_id, _| members.get(node_id).is_some());
     put_in_force(node, members.live());
+    node.0.contacts.lock().retain(|node_id, _| members.get(node_id).is_some());
+    close_unused_links(node, members);
+}
+
+/// One that has left may still have answers under way, and entries of a former table.
+fn close_unused_links(node: &Node, members: &Members) {
+    let dead: Vec<_> = members
+        .iter()
+        .filter(|member| member.status == Status::Unhealthy)
+        .map(|member| member.address)
+        .collect();
+    let (present, former) = (node.0.placement.load(), node.0.former.load());
+    let placements = former.iter().map(|former| &former.placement).chain([&**present]);
+    let used: HashSet<_> = placements.flat_map(|placement| placement.addresses.values().copied()).collect();
+    node.0.links.retain(|address| used.contains(address) && !dead.contains(address));
 }
 
 fn put_in_force<'a>(node: &Node, members: impl Iterator<Item = &'a Member>) {

@@ -22,9 +22,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde_json::json;
-use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, SetOnce, broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 pub use self::events::{Event, rfc3339};
 pub use self::operation::{Done, NewValue, NodeError, Operation, Outcome};
@@ -37,6 +37,9 @@ use crate::telemetry::Metrics;
 
 /// How long `join` waits for the other node to be a member.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a node that has left still answers: the news takes this long to reach everybody.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What a node has to be told.
 #[derive(Clone, Debug)]
@@ -77,6 +80,8 @@ struct Inner {
     /// Wakes the sync task: there may be entries that belong elsewhere.
     misplaced: Notify,
     full_sync: mpsc::Sender<oneshot::Sender<SyncReport>>,
+    /// Set once the first attempt to join is over, whatever came of it.
+    ready: SetOnce<()>,
     leaving: AtomicBool,
     /// Says that the process should stop: gracefully, or with an error that people must see.
     stop: watch::Sender<Option<Stop>>,
@@ -158,6 +163,7 @@ impl Node {
             events: events::EventLog::new(),
             moves: Mutex::default(),
             misplaced: Notify::new(),
+            ready: SetOnce::new(),
             leaving: AtomicBool::new(false),
             stop: watch::channel(None).0,
             id: identity.node_id,
@@ -202,6 +208,20 @@ impl Node {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    /// Whether it has tried to join. Before that it does not know what others hold.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.0.ready.initialized()
+    }
+
+    /// A node that has just started waits for its first attempt to join, rather than miss what the cluster has.
+    async fn wait_until_ready(&self, deadline: Instant) {
+        if !self.is_ready() {
+            // Too late for this request: then it is answered by what this node knows.
+            let _ = timeout_at(deadline, self.0.ready.wait()).await;
+        }
     }
 
     /// Whether it is on its way out.
@@ -347,20 +367,20 @@ impl Node {
     /// Leaves the cluster: says goodbye, then hands every entry to its new owner, for at most `patience`.
     pub async fn leave(&self, patience: Duration) {
         self.0.leaving.store(true, Ordering::Release);
-        let peers = self.members().peers().count();
+        let has_peers = self.members().peers().next().is_some();
         self.0.gossip.leave().await;
-        if peers == 0 || self.0.store.is_empty() {
+        if !has_peers {
             return;
         }
+        let linger = sleep(LINGER);
         membership::step_out(self);
-        // The others take up their new slots after their own debounce.
-        sleep(membership::DEBOUNCE).await;
         match timeout(patience, self.rebalance()).await {
             Ok(Ok(report)) => {
                 tracing::info!(keys = report.keys, failed = report.failed, "handed over the entries");
             }
             _ => tracing::warn!(seconds = patience.as_secs(), "stopped before all entries were handed over"),
         }
+        linger.await;
     }
 
     fn deadline(&self) -> Instant {

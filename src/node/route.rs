@@ -28,6 +28,7 @@ impl Node {
     pub async fn perform(&self, operation: &Operation) -> Result<(Done, Route), NodeError> {
         let slot = operation.key().slot();
         let deadline = self.deadline();
+        self.wait_until_ready(deadline).await;
         loop {
             let ring = self.ring();
             let owners = self.write_owners(&ring, slot)?;
@@ -56,6 +57,7 @@ impl Node {
 
     /// Does many operations; those for one owner travel together. Results in the order of the operations.
     pub async fn perform_all(&self, operations: Vec<Operation>) -> Vec<Result<Done, NodeError>> {
+        self.wait_until_ready(self.deadline()).await;
         let ring = self.ring();
         let mut groups: HashMap<Option<NodeId>, Vec<usize>> = HashMap::new();
         for (index, operation) in operations.iter().enumerate() {
@@ -136,6 +138,9 @@ impl Node {
         operations: &[Operation],
         indexes: &[usize],
     ) -> Vec<Result<Done, NodeError>> {
+        let Some(slot) = indexes.first().map(|&first| operations[first].key().slot()) else {
+            return Vec::new();
+        };
         let (heads, values): (Vec<_>, Vec<_>) =
             indexes.iter().map(|&index| operations[index].to_wire()).unzip();
         let reply = self.call(primary, &Request::Many(heads), &values, self.deadline()).await;
@@ -143,6 +148,10 @@ impl Node {
             Ok((Reply::Many(outcomes), values)) if outcomes.len() == indexes.len() => (outcomes, values),
             Ok((Reply::Refused(refusal), _)) => return vec![Err(refusal.into()); indexes.len()],
             Ok((other, _)) => return vec![Err(unexpected(primary, &other)); indexes.len()],
+            // As in `perform`: if the table has changed meanwhile, the new owners are asked.
+            Err(NodeError::ForwardFailed(_)) if self.ring().primary(slot) != Some(primary) => {
+                return self.perform_each(operations, indexes).await;
+            }
             Err(error) => return vec![Err(error); indexes.len()],
         };
         let mut done = Vec::with_capacity(indexes.len());
