@@ -175,3 +175,53 @@ impl Shard {
         self.buckets = self.buckets.min(buckets_for(self.len()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::model::Entry;
+
+    /// The standard library's map grows by the same rules and tells its capacity, which is what its buckets
+    /// hold less the leftovers of removals.
+    #[test]
+    fn the_table_is_followed_through_growth_leftovers_and_shrinking() {
+        let mut shard = Shard::new(usize::MAX, 7);
+        let mut twin = HashMap::<Box<[u8]>, (), Seeded>::with_hasher(Seeded::new(7, Count::default()));
+        let mut grown_by_leftovers = false;
+        let mut step = |shard: &mut Shard, insert: Option<u64>, remove: Option<u64>| {
+            if let Some(key) = remove.map(|number| Key::parse(number.to_string()).unwrap()) {
+                shard.take(key.as_str().as_bytes()).unwrap();
+                twin.remove(key.as_str().as_bytes()).unwrap();
+            }
+            if let Some(number) = insert {
+                let key = Key::parse(number.to_string()).unwrap();
+                let entry = Entry {
+                    value: Default::default(),
+                    content_type: None,
+                    version: Version::new(1, 1),
+                    expires_at_ms: None,
+                };
+                shard.insert(Item::new(&key, &entry));
+                twin.insert(key.as_str().as_bytes().into(), ());
+            }
+            let (followed, real) = (capacity(shard.buckets), twin.capacity());
+            assert!((followed / 2 + 1..=followed).contains(&real), "{followed} followed, {real} real");
+            grown_by_leftovers |= shard.buckets > buckets_for(shard.len());
+        };
+        for number in 0..28_000 {
+            step(&mut shard, Some(number), None);
+        }
+        for number in 28_000..100_000 {
+            step(&mut shard, Some(number), Some(number - 28_000));
+        }
+        assert!(grown_by_leftovers);
+
+        for number in 72_000..99_000 {
+            shard.take(number.to_string().as_bytes()).unwrap();
+        }
+        shard.shrink();
+        assert_eq!(shard.buckets, buckets_for(1000));
+    }
+}
