@@ -25,6 +25,7 @@
 //! and answers. If slots have just moved and the primary has nothing, the owners under the former table are asked.
 
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod gossip;
 pub mod http;

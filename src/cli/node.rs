@@ -13,7 +13,7 @@ use crate::{server, telemetry};
 const UNUSABLE: u8 = 2;
 
 /// Runs the node.
-pub async fn run(args: &NodeArgs) -> ExitCode {
+pub(super) async fn run(args: &NodeArgs) -> ExitCode {
     let started = match start(args).await {
         Ok(started) => started,
         Err(reason) => return fail(&reason),
@@ -46,7 +46,7 @@ fn fail(reason: &str) -> ExitCode {
     ExitCode::from(UNUSABLE)
 }
 
-async fn signalled() {
+pub(super) async fn signalled() {
     let mut signals = [SignalKind::terminate(), SignalKind::interrupt()].map(|kind| {
         // Fails only for kinds that may not be caught.
         signal(kind).expect("SIGTERM and SIGINT can be caught")

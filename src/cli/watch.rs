@@ -1,0 +1,198 @@
+//! `shoal watch`: what happens in the cluster, one line each.
+//!
+//! When the node it listens to dies, it goes on with another one that it has heard of.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde_json::Value;
+use tokio::time::sleep;
+
+use super::Failure;
+use crate::client::{Client, ClientError, Event};
+
+/// Pause between rounds through all known nodes.
+const ROUND_PAUSE: Duration = Duration::from_secs(1);
+/// Rounds without any node before it gives up.
+const ROUNDS_MAX: usize = 30;
+
+/// Follows the events of the cluster that the node at `address` belongs to, until interrupted.
+pub(super) async fn run(address: &str) -> Result<(), Failure> {
+    let mut known = Known::new(address);
+    let mut rounds = 0;
+    // At first the named node has to be there; a mistyped address should not be waited for.
+    let mut stream = Client::new(address).events().await?;
+    loop {
+        let lost = loop {
+            match stream.next().await {
+                Ok(event) => {
+                    known.learn(&event);
+                    for line in render(&event) {
+                        println!("{line}");
+                    }
+                }
+                Err(error) => break error,
+            }
+        };
+        say(&lost.to_string());
+        stream = loop {
+            match another(&mut known).await {
+                Ok(stream) => break stream,
+                Err(error) if rounds == ROUNDS_MAX => return Err(error.into()),
+                Err(_) => rounds += 1,
+            }
+            sleep(ROUND_PAUSE).await;
+        };
+        say(&format!("now listening to {}", known.current));
+        rounds = 0;
+    }
+}
+
+/// Connects to the first known node that answers, the present one last.
+async fn another(known: &mut Known) -> Result<crate::client::EventStream, ClientError> {
+    let mut last = None;
+    for address in known.candidates() {
+        match Client::new(address.as_str()).events().await {
+            Ok(stream) => {
+                known.current = address;
+                return Ok(stream);
+            }
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| ClientError::Protocol("no other node is known".into())))
+}
+
+fn say(what: &str) {
+    println!("{}  {what}", local_time(&Timestamp::now().to_string()));
+}
+
+/// The nodes that have been heard of, by name.
+struct Known {
+    current: String,
+    addresses: BTreeMap<String, String>,
+}
+
+impl Known {
+    fn new(address: &str) -> Known {
+        Known { current: address.to_string(), addresses: BTreeMap::new() }
+    }
+
+    fn learn(&mut self, event: &Event) {
+        let members = event.data["members"].as_array().map_or(&[][..], Vec::as_slice);
+        for member in members.iter().chain([&event.data]) {
+            if let (Some(node_id), Some(address)) = (member["node_id"].as_str(), member["address"].as_str()) {
+                self.addresses.insert(node_id.to_string(), address.to_string());
+            }
+        }
+    }
+
+    fn candidates(&self) -> Vec<String> {
+        let others = self.addresses.values().filter(|address| **address != self.current).cloned();
+        others.chain([self.current.clone()]).collect()
+    }
+}
+
+/// The lines that tell of an event.
+pub(super) fn render(event: &Event) -> Vec<String> {
+    let data = &event.data;
+    let time = local_time(text(data, "time"));
+    let member = || format!("{} ({})", text(data, "node_id"), text(data, "address"));
+    let detail = || data["detail"].as_str().map(|detail| format!(", {detail}")).unwrap_or_default();
+    let line = match event.kind.as_str() {
+        "snapshot" => return snapshot(data, &time),
+        "member_up" => format!("{} is up{}", member(), detail()),
+        "member_suspect" => format!("{} does not answer and is suspected{}", member(), detail()),
+        "member_down" => format!("{} is dead{}", member(), detail()),
+        "member_left" => format!("{} has left{}", member(), detail()),
+        "ring_changed" => format!(
+            "new ring {}: {} members, {} slots have another primary",
+            text(data, "ring"),
+            data["members"],
+            data["slots_moved"]
+        ),
+        "sync_started" => "moving entries to their owners".to_string(),
+        "sync_done" => {
+            format!("moved {} entries, {} bytes, in {} ms", data["keys"], data["bytes"], data["duration_ms"])
+        }
+        other => format!("{other} {data}"),
+    };
+    vec![format!("{time}  {line}")]
+}
+
+fn snapshot(data: &Value, time: &str) -> Vec<String> {
+    let members = data["members"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut lines = vec![format!(
+        "{time}  {} sees {} members, ring {}",
+        text(data, "node_id"),
+        members.len(),
+        text(data, "ring")
+    )];
+    lines.extend(members.iter().map(|member| {
+        format!(
+            "{:14}{} ({}) {}",
+            "",
+            text(member, "node_id"),
+            text(member, "address"),
+            text(member, "status")
+        )
+    }));
+    lines
+}
+
+fn text<'a>(data: &'a Value, field: &str) -> &'a str {
+    data[field].as_str().unwrap_or("?")
+}
+
+/// The time of day in this machine's time zone.
+fn local_time(rfc3339: &str) -> String {
+    match rfc3339.parse::<Timestamp>() {
+        Ok(time) => time.to_zoned(TimeZone::system()).strftime("%H:%M:%S.%3f").to_string(),
+        Err(_) => rfc3339.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn lines(kind: &str, data: Value) -> Vec<String> {
+        // Without the time, which depends on the machine's zone.
+        render(&Event { kind: kind.into(), data }).iter().map(|line| line[14..].to_string()).collect()
+    }
+
+    #[test]
+    fn each_event_is_a_readable_line() {
+        let time = "2026-11-22T22:30:00.120Z";
+        let member =
+            json!({"time": time, "node_id": "node2", "address": "127.0.0.1:8002", "status": "unhealthy"});
+        assert_eq!(lines("member_down", member.clone()), ["node2 (127.0.0.1:8002) is dead"]);
+        let mut restarted = member;
+        restarted["detail"] = "restarted".into();
+        assert_eq!(lines("member_up", restarted), ["node2 (127.0.0.1:8002) is up, restarted"]);
+        let ring = json!({"time": time, "ring": "00ff", "members": 2, "slots_moved": 5461});
+        assert_eq!(
+            lines("ring_changed", ring),
+            ["new ring 00ff: 2 members, 5461 slots have another primary"]
+        );
+        let future = json!({"time": time});
+        assert_eq!(lines("new_kind", future), ["new_kind {\"time\":\"2026-11-22T22:30:00.120Z\"}"]);
+    }
+
+    #[test]
+    fn a_watcher_knows_where_to_turn_after_the_snapshot() {
+        let mut known = Known::new("127.0.0.1:1");
+        let members =
+            json!([{"node_id": "a", "address": "127.0.0.1:1"}, {"node_id": "b", "address": "127.0.0.1:2"}]);
+        known.learn(&Event { kind: "snapshot".into(), data: json!({"node_id": "a", "members": members}) });
+        known.learn(&Event {
+            kind: "member_up".into(),
+            data: json!({"node_id": "c", "address": "127.0.0.1:3"}),
+        });
+        assert_eq!(known.candidates(), ["127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:1"]);
+    }
+}
