@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Failure, node, watch};
-use crate::client::Client;
+use crate::client::{Client, Cluster};
 
 /// How long the nodes may take to find each other.
 const FORMING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -127,15 +127,12 @@ fn start(args: &DemoArgs, index: u16, logs: &Path) -> Result<Node, Failure> {
     Ok(Node { name, process, ended: false })
 }
 
+/// Until every node sees all of them, by one table that has slots for each.
 async fn wait_until_formed(args: &DemoArgs, nodes: &mut [Node], logs: &Path) -> Result<(), Failure> {
     let deadline = Instant::now() + FORMING_TIMEOUT;
     for index in 0..args.nodes {
         let client = Client::new(args.address(index));
-        loop {
-            if client.cluster().await.is_ok_and(|cluster| cluster.cluster_status.healthy_nodes == nodes.len())
-            {
-                break;
-            }
+        while !client.cluster().await.is_ok_and(|cluster| is_whole(&cluster, nodes.len())) {
             let ended = nodes.iter_mut().find_map(|node| Some((node.process.try_wait().ok()??, &node.name)));
             if let Some((status, name)) = ended {
                 let log = logs.join(format!("{name}.log"));
@@ -151,6 +148,11 @@ async fn wait_until_formed(args: &DemoArgs, nodes: &mut [Node], logs: &Path) -> 
         }
     }
     Ok(())
+}
+
+fn is_whole(cluster: &Cluster, count: usize) -> bool {
+    let nodes = &cluster.cluster_status.nodes;
+    nodes.len() == count && nodes.iter().all(|node| node.status == "healthy" && node.slots > 0)
 }
 
 fn introduce(args: &DemoArgs, nodes: &[Node], logs: &Path) {
