@@ -105,6 +105,17 @@ impl Pool {
         });
     }
 
+    /// Forgets that the node at `address` could not be reached: there is news that it is up.
+    pub fn forgive(&self, address: SocketAddr) {
+        let Some(peer) = self.peers.read().get(&address).cloned() else { return };
+        for line in &peer.lines {
+            // Held by an attempt that is under way: that one sees for itself.
+            if let Ok(mut failing) = line.failing.try_lock() {
+                *failing = None;
+            }
+        }
+    }
+
     fn peer(&self, address: SocketAddr) -> Arc<Peer> {
         if let Some(peer) = self.peers.read().get(&address) {
             return peer.clone();

@@ -140,6 +140,9 @@ pub(super) async fn follow_events(node: Node, mut events: broadcast::Receiver<Go
 }
 
 fn tell(node: &Node, change: Change, member: &Member) {
+    if matches!(change, Change::Up | Change::Restarted) {
+        node.0.links.forgive(member.address);
+    }
     let (kind, detail) = match change {
         Change::Up => ("member_up", None),
         Change::Restarted => ("member_up", Some("restarted")),

@@ -1,0 +1,118 @@
+//! One `shoal` process: its standard error in memory, signals, and its end.
+//!
+//! Invariant: a process does not outlive its handle, not even one that is stopped.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+pub(crate) use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
+use serde_json::Value;
+
+use crate::cluster::poll;
+
+/// A running `shoal`, or one that has ended.
+pub(crate) struct Process {
+    child: Child,
+    log: Log,
+}
+
+impl Process {
+    pub(crate) fn spawn<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Process {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_shoal"))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the shoal binary starts");
+        let log = Log::default();
+        log.follow(child.stderr.take().expect("standard error is piped"));
+        Process { child, log }
+    }
+
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("the process is there to be signalled");
+    }
+
+    /// Kills it, unless it has ended by itself.
+    pub(crate) fn kill(&mut self) {
+        // Fails when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    pub(crate) fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
+    }
+
+    /// Waits for its end, and for the last line it wrote.
+    pub(crate) fn wait(&mut self, patience: Duration) -> ExitStatus {
+        let ended = poll(patience, || self.exit_status().is_some() && self.log.has_ended());
+        assert!(ended, "the process still runs after {patience:?}; its log ends\n{}", self.log.tail(20));
+        self.exit_status().expect("it has ended")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What a process has written to standard error so far.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<(Vec<String>, bool)>>);
+
+impl Log {
+    fn follow(&self, stream: impl std::io::Read + Send + 'static) {
+        let log = self.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                log.0.lock().unwrap().0.push(line);
+            }
+            log.0.lock().unwrap().1 = true;
+        });
+    }
+
+    fn has_ended(&self) -> bool {
+        self.0.lock().unwrap().1
+    }
+
+    pub(crate) fn text(&self) -> String {
+        self.tail(usize::MAX)
+    }
+
+    pub(crate) fn tail(&self, lines: usize) -> String {
+        let log = self.0.lock().unwrap();
+        log.0[log.0.len().saturating_sub(lines)..].join("\n")
+    }
+
+    /// Where a node says that it listens.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.with_message("the node starts").first()?["address"].as_str()?.parse().ok()
+    }
+
+    /// The lines that are JSON with this message.
+    pub(crate) fn with_message(&self, message: &str) -> Vec<Value> {
+        let log = self.0.lock().unwrap();
+        let parsed = log.0.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        parsed.filter(|line| line["message"] == message).collect()
+    }
+}
+
+/// Runs `shoal` to its end: its exit code, and what it said on standard error.
+pub(crate) fn run(arguments: &[&str]) -> (i32, String) {
+    let started = Instant::now();
+    let mut process = Process::spawn(arguments);
+    let status = process.wait(Duration::from_secs(20));
+    let code = status.code().unwrap_or_else(|| panic!("ended by a signal after {:?}", started.elapsed()));
+    (code, process.log().text())
+}
