@@ -142,6 +142,8 @@ pub(super) async fn follow_events(node: Node, mut events: broadcast::Receiver<Go
 fn tell(node: &Node, change: Change, member: &Member) {
     if matches!(change, Change::Up | Change::Restarted) {
         node.0.links.forgive(member.address);
+        // It may die before it is first pinged, and is to be shown with a time all the same.
+        node.0.contacts.lock().entry(member.node_id.clone()).or_default().seen_ms = node.now_ms();
     }
     let (kind, detail) = match change {
         Change::Up => ("member_up", None),
@@ -193,15 +195,15 @@ pub(super) fn describe(node: &Node, member: &Member) -> Value {
     } else {
         node.contact(&member.node_id).unwrap_or_default()
     };
-    // A member is seen, too, when gossip brings news of it; a death is no sighting.
-    let news_ms = if member.status == Status::Healthy { member.since_ms } else { 0 };
-    let seen_ms = contact.seen_ms.max(news_ms);
+    // A member is seen, too, when gossip brings news of it. A death is no sighting, only the latest it can have been.
+    let is_news = member.status == Status::Healthy || contact.seen_ms == 0;
+    let seen_ms = contact.seen_ms.max(if is_news { member.since_ms } else { 0 });
     let round_trip = contact.round_trip.unwrap_or_default();
     json!({
         "node_id": member.node_id,
         "address": member.address,
         "status": member.status.as_str(),
-        "last_seen": if seen_ms == 0 { Value::Null } else { rfc3339(seen_ms).into() },
+        "last_seen": rfc3339(seen_ms),
         "response_time": round_trip.as_millis() as u64,
         "rtt_us": round_trip.as_micros() as u64,
         "slots": node.ring().slots_of(&member.node_id),
