@@ -1,169 +1,13 @@
-//! The harness: several nodes, what happens to them, and what each of them believes.
+//! The harness: several nodes, and what happens to them.
 //!
-//! Nodes are numbered from 1, as they are named: the first is `n1`. A node that was killed or has left stays in its
-//! place, so numbers do not shift.
+//! Nodes are numbered from 1, as they are named: the first is `n1`. A node that was killed or has left keeps
+//! its place, so numbers do not shift.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
-
-use crate::http::{self, Answer};
-use crate::process::{Process, Signal};
-
-/// For steps that the tests have to wait for but say nothing about.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-const SLOTS: u64 = 16384;
-
-/// Whether `condition` came true in time. Asked often, so that a deadline means what it says.
-pub(crate) fn poll(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
-    let started = Instant::now();
-    loop {
-        if condition() {
-            return true;
-        }
-        if started.elapsed() > patience {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// One member of a test's cluster.
-pub(crate) struct Node {
-    pub(crate) id: String,
-    pub(crate) address: SocketAddr,
-    flags: Vec<String>,
-    process: Process,
-    running: bool,
-}
-
-/// What a node says of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct View {
-    pub(crate) ring: String,
-    /// Status and slots by node id.
-    pub(crate) members: BTreeMap<String, (String, u64)>,
-}
-
-impl Node {
-    /// Starts a node on a port of its choice.
-    pub(crate) fn start(id: &str, flags: &[&str]) -> Node {
-        Node::start_at(id, ([127, 0, 0, 1], 0).into(), flags)
-    }
-
-    /// Starts a node and waits until it can be talked to.
-    pub(crate) fn start_at(id: &str, listen: SocketAddr, flags: &[&str]) -> Node {
-        let mut node = Node::launch(id, listen, flags);
-        node.wait_for_port();
-        node
-    }
-
-    /// Starts a node that may not get far.
-    pub(crate) fn launch(id: &str, listen: SocketAddr, flags: &[&str]) -> Node {
-        let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
-        let process = spawn(id, listen, &flags);
-        Node { id: id.into(), address: listen, flags, process, running: true }
-    }
-
-    fn wait_for_port(&mut self) {
-        let log = self.process.log().clone();
-        let started = poll(PATIENCE, || {
-            if self.address.port() == 0 {
-                self.address = log.address().unwrap_or(self.address);
-            }
-            self.address.port() != 0 && http::connect(self.address).is_ok() || self.has_ended()
-        });
-        assert!(started && !self.has_ended(), "{} does not start; its log ends\n{}", self.id, log.tail(20));
-    }
-
-    fn has_ended(&mut self) -> bool {
-        self.process.exit_status().is_some()
-    }
-
-    pub(crate) fn process(&mut self) -> &mut Process {
-        &mut self.process
-    }
-
-    pub(crate) fn log(&self) -> &crate::process::Log {
-        self.process.log()
-    }
-
-    /// A request that must be answered, with whatever status.
-    #[track_caller]
-    pub(crate) fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
-        http::request(self.address, method, path, headers, body).unwrap_or_else(|error| {
-            panic!("{method} {path} at {}: {error}\n{}", self.id, self.log().tail(20))
-        })
-    }
-
-    #[track_caller]
-    pub(crate) fn get(&self, path: &str) -> Answer {
-        self.request("GET", path, &[], b"")
-    }
-
-    #[track_caller]
-    pub(crate) fn post(&self, path: &str, body: &Value) -> Answer {
-        let json = [("content-type", "application/json")];
-        self.request("POST", path, &json, body.to_string().as_bytes())
-    }
-
-    #[track_caller]
-    pub(crate) fn put_json(&self, key: &str, body: &Value) -> Answer {
-        let json = [("content-type", "application/json")];
-        self.request("PUT", &key_path(key), &json, body.to_string().as_bytes())
-    }
-
-    /// Stores a string.
-    #[track_caller]
-    pub(crate) fn put(&self, key: &str, value: &str) {
-        self.put_json(key, &json!({"value": value})).expect(200);
-    }
-
-    #[track_caller]
-    pub(crate) fn read(&self, key: &str) -> Answer {
-        self.get(&key_path(key))
-    }
-
-    /// The string that a hit gives, or `None` for a miss; anything else fails the test.
-    #[track_caller]
-    pub(crate) fn value(&self, key: &str) -> Option<String> {
-        let answer = self.read(key);
-        match answer.status {
-            200 => Some(answer.json()["value"].as_str().expect("a value").to_string()),
-            404 if answer.json()["found"] == false => None,
-            _ => panic!(
-                "GET {key} at {}: {} {}\n{}",
-                self.id,
-                answer.status,
-                answer.text(),
-                self.log().tail(20)
-            ),
-        }
-    }
-
-    /// What it believes; `None` if it does not answer.
-    pub(crate) fn view(&self) -> Option<View> {
-        let body = http::request(self.address, "GET", "/admin/cluster", &[], b"").ok()?.json();
-        let member = |node: &Value| {
-            let text = |name: &str| node[name].as_str().unwrap_or_default().to_string();
-            (text("node_id"), (text("status"), node["slots"].as_u64().unwrap_or(u64::MAX)))
-        };
-        let members = body["cluster_status"]["nodes"].as_array()?.iter().map(member).collect();
-        Some(View { ring: body["ring"].as_str()?.to_string(), members })
-    }
-}
-
-fn spawn(id: &str, listen: SocketAddr, flags: &[String]) -> Process {
-    let fixed = ["node", "--listen", &listen.to_string(), "--id", id, "--log-format", "json"];
-    Process::spawn(fixed.iter().map(ToString::to_string).chain(flags.iter().cloned()))
-}
-
-pub(crate) fn key_path(key: &str) -> String {
-    format!("/api/v1/cache/{}", http::encode(key))
-}
+use crate::node::Node;
+use crate::process::{PATIENCE, Signal, poll};
 
 /// Nodes that were started to be together.
 #[derive(Default)]
@@ -216,44 +60,55 @@ impl Cluster {
         &mut self.nodes[number - 1]
     }
 
+    /// A key whose primary is this node, as the first node places it.
+    pub(crate) fn key_owned_by(&self, number: usize) -> String {
+        let is_owner = |key: &String| {
+            let located = self[1].get(&format!("/admin/locate/{key}")).expect(200);
+            located["owners"][0]["node_id"] == self[number].id
+        };
+        (0..1000).map(|index| format!("key-{index}")).find(is_owner).expect("it owns some of a thousand keys")
+    }
+
     /// The nodes that run.
     pub(crate) fn running(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.iter().filter(|node| node.running)
+        self.nodes.iter().filter(|node| node.is_running())
     }
 
     /// `kill -9`.
     pub(crate) fn kill(&mut self, number: usize) {
         let node = self.node(number);
-        node.process.kill();
-        node.running = false;
+        node.process().kill();
+        node.set_running(false);
     }
 
     /// Freezes it as it is.
     pub(crate) fn stop(&mut self, number: usize) {
-        self.node(number).process.signal(Signal::STOP);
-        self.node(number).running = false;
+        self.node(number).process().signal(Signal::STOP);
+        self.node(number).set_running(false);
     }
 
     /// Lets it go on.
     pub(crate) fn resume(&mut self, number: usize) {
-        self.node(number).process.signal(Signal::CONT);
-        self.node(number).running = true;
+        self.node(number).process().signal(Signal::CONT);
+        self.node(number).set_running(true);
     }
 
     /// Asks it to leave, and waits for its end.
     pub(crate) fn terminate(&mut self, number: usize) -> ExitStatus {
-        let node = self.node(number);
-        node.process.signal(Signal::TERM);
-        node.running = false;
-        node.process.wait(PATIENCE)
+        self.node(number).process().signal(Signal::TERM);
+        self.wait_for_end(number)
     }
 
-    /// Starts it anew with the address, name and flags it had.
-    pub(crate) fn restart(&mut self, number: usize) {
+    /// Waits for the end of a node that is about to end by itself.
+    pub(crate) fn wait_for_end(&mut self, number: usize) -> ExitStatus {
         let node = self.node(number);
-        node.process = spawn(&node.id, node.address, &node.flags);
-        node.wait_for_port();
-        node.running = true;
+        node.set_running(false);
+        node.process().wait(PATIENCE)
+    }
+
+    /// Starts it anew as it was.
+    pub(crate) fn restart(&mut self, number: usize) {
+        self.node(number).restart();
     }
 
     /// Whether every running node sees exactly the running ones, all healthy, in one ring.
@@ -262,7 +117,7 @@ impl Cluster {
         self.agrees_on(&expected)
     }
 
-    /// Whether every running node sees these members with these statuses, and all have the one ring that follows.
+    /// Whether every running node sees these members with these statuses, in the one ring that follows.
     pub(crate) fn agrees_on(&self, members: &[(&str, &str)]) -> bool {
         let mut expected = members.to_vec();
         expected.sort_unstable();
@@ -294,21 +149,9 @@ impl Cluster {
 
     fn describe(&self) -> String {
         let describe = |node: &Node| {
-            let view = if node.running { format!("{:?}", node.view()) } else { "not running".into() };
+            let view = if node.is_running() { format!("{:?}", node.view()) } else { "not running".into() };
             format!("{} at {}: {view}\n{}\n", node.id, node.address, node.log().tail(8))
         };
         self.nodes.iter().map(describe).collect()
-    }
-}
-
-impl View {
-    pub(crate) fn statuses(&self) -> Vec<(&str, &str)> {
-        self.members.iter().map(|(id, (status, _))| (&**id, &**status)).collect()
-    }
-
-    /// Whether the ring is the one of the members that are not dead: it follows the view a moment later.
-    fn is_settled(&self) -> bool {
-        let fits = |(status, slots): &(String, u64)| (status == "unhealthy") == (*slots == 0);
-        self.members.values().all(fits) && self.members.values().map(|(_, slots)| slots).sum::<u64>() == SLOTS
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::cluster::{Cluster, PATIENCE};
+use crate::cluster::Cluster;
+use crate::process::PATIENCE;
 
 /// A key for each of `count` different places, and its value.
 fn pairs(count: usize) -> impl Iterator<Item = (String, String)> {
@@ -82,7 +83,7 @@ fn a_terminated_node_leaves_at_once_and_its_entries_stay() {
     cluster.wait_until("it is gone, not unhealthy", Duration::from_secs(1), || {
         cluster.agrees_on(&[("n1", "healthy"), ("n3", "healthy")])
     });
-    let unhealthy = |node: &crate::cluster::Node| node.log().with_message("member down").len();
+    let unhealthy = |node: &crate::node::Node| node.log().with_message("member down").len();
     for node in cluster.running() {
         assert_eq!(unhealthy(node), 0, "{} took the goodbye for a death", node.id);
         assert_eq!(node.log().with_message("member left").len(), 1, "at {}", node.id);

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, Node, PATIENCE};
+use crate::cluster::Cluster;
+use crate::node::Node;
+use crate::process::PATIENCE;
 use crate::proxy::bind_both;
 
 #[test]

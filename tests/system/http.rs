@@ -101,7 +101,7 @@ pub(crate) fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-fn parse(answer: &[u8]) -> Option<Answer> {
+pub(crate) fn parse(answer: &[u8]) -> Option<Answer> {
     let end = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&answer[..end]).ok()?;
     let mut lines = head.split("\r\n");
@@ -123,9 +123,9 @@ fn parse(answer: &[u8]) -> Option<Answer> {
 pub(crate) fn encode(key: &str) -> String {
     key.bytes().fold(String::new(), |mut out, byte| {
         if byte.is_ascii_alphanumeric() {
-            out.push(byte as char)
+            out.push(byte as char);
         } else {
-            out += &format!("%{byte:02X}")
+            out += &format!("%{byte:02X}");
         }
         out
     })

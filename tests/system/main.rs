@@ -1,21 +1,28 @@
 //! Whole clusters as their users meet them: real processes, real sockets on loopback, real signals.
 //!
-//! [`cluster`] starts, kills, freezes and watches nodes; [`http`] talks to them without forgiving anything. Every wait
-//! has a deadline, and a sleep stands only where the scenario is a duration.
+//! [`cluster`] starts, kills, freezes and watches nodes; [`http`] talks to them without forgiving anything.
+//! Every wait has a deadline, and a sleep stands only where the scenario is a duration.
 
 mod cluster;
+mod command_line;
+mod events;
 mod failures;
 mod formation;
 mod http;
+mod interface;
+mod keys_and_values;
+mod link_abuse;
 mod moving;
+mod node;
 mod process;
 mod proxy;
+mod refusals;
 mod split;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
 
 /// Held by tests that measure time or start many processes, so that they do not disturb each other.
 fn measured() -> MutexGuard<'static, ()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+    ONE_AT_A_TIME.lock()
 }

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, Node, PATIENCE};
+use crate::cluster::Cluster;
 use crate::http;
+use crate::node::Node;
+use crate::process::PATIENCE;
 
 const KEYS: usize = 10_000;
 /// Operations of one batch; the interface accepts this many.

@@ -1,22 +1,39 @@
-//! One `shoal` process: its standard error in memory, signals, and its end.
+//! One `shoal` process: what it writes, in memory, signals, and its end.
 //!
 //! Invariant: a process does not outlive its handle, not even one that is stopped.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 pub(crate) use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
 use serde_json::Value;
 
-use crate::cluster::poll;
+/// For steps that the tests have to wait for but say nothing about.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Whether `condition` came true in time. Asked often, so that a deadline means what it says.
+pub(crate) fn poll(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let started = Instant::now();
+    loop {
+        if condition() {
+            return true;
+        }
+        if started.elapsed() > patience {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
 
 /// A running `shoal`, or one that has ended.
 pub(crate) struct Process {
     child: Child,
+    output: Log,
     log: Log,
 }
 
@@ -25,13 +42,18 @@ impl Process {
         let mut child = Command::new(env!("CARGO_BIN_EXE_shoal"))
             .args(arguments)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the shoal binary starts");
-        let log = Log::default();
+        let (output, log) = (Log::default(), Log::default());
+        output.follow(child.stdout.take().expect("standard output is piped"));
         log.follow(child.stderr.take().expect("standard error is piped"));
-        Process { child, log }
+        Process { child, output, log }
+    }
+
+    pub(crate) fn output(&self) -> &Log {
+        &self.output
     }
 
     pub(crate) fn log(&self) -> &Log {
@@ -53,9 +75,11 @@ impl Process {
         self.child.try_wait().expect("a child can be waited for")
     }
 
-    /// Waits for its end, and for the last line it wrote.
+    /// Waits for its end, and for everything it wrote.
     pub(crate) fn wait(&mut self, patience: Duration) -> ExitStatus {
-        let ended = poll(patience, || self.exit_status().is_some() && self.log.has_ended());
+        let ended = poll(patience, || {
+            self.exit_status().is_some() && self.log.has_ended() && self.output.has_ended()
+        });
         assert!(ended, "the process still runs after {patience:?}; its log ends\n{}", self.log.tail(20));
         self.exit_status().expect("it has ended")
     }
@@ -67,7 +91,7 @@ impl Drop for Process {
     }
 }
 
-/// What a process has written to standard error so far.
+/// The lines that a process has written so far.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<(Vec<String>, bool)>>);
 
@@ -76,14 +100,14 @@ impl Log {
         let log = self.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                log.0.lock().unwrap().0.push(line);
+                log.0.lock().0.push(line);
             }
-            log.0.lock().unwrap().1 = true;
+            log.0.lock().1 = true;
         });
     }
 
     fn has_ended(&self) -> bool {
-        self.0.lock().unwrap().1
+        self.0.lock().1
     }
 
     pub(crate) fn text(&self) -> String {
@@ -91,7 +115,7 @@ impl Log {
     }
 
     pub(crate) fn tail(&self, lines: usize) -> String {
-        let log = self.0.lock().unwrap();
+        let log = self.0.lock();
         log.0[log.0.len().saturating_sub(lines)..].join("\n")
     }
 
@@ -102,17 +126,22 @@ impl Log {
 
     /// The lines that are JSON with this message.
     pub(crate) fn with_message(&self, message: &str) -> Vec<Value> {
-        let log = self.0.lock().unwrap();
+        let log = self.0.lock();
         let parsed = log.0.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         parsed.filter(|line| line["message"] == message).collect()
     }
 }
 
-/// Runs `shoal` to its end: its exit code, and what it said on standard error.
-pub(crate) fn run(arguments: &[&str]) -> (i32, String) {
-    let started = Instant::now();
+/// How a command came out.
+pub(crate) struct Ended {
+    pub(crate) code: i32,
+    pub(crate) output: String,
+    pub(crate) errors: String,
+}
+
+/// Runs `shoal` to its end.
+pub(crate) fn run(arguments: &[&str]) -> Ended {
     let mut process = Process::spawn(arguments);
-    let status = process.wait(Duration::from_secs(20));
-    let code = status.code().unwrap_or_else(|| panic!("ended by a signal after {:?}", started.elapsed()));
-    (code, process.log().text())
+    let code = process.wait(PATIENCE).code().expect("no signal ends it");
+    Ended { code, output: process.output.text(), errors: process.log.text() }
 }

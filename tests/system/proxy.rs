@@ -1,13 +1,15 @@
 //! A cable with a switch: stands in front of a node, over TCP and UDP, and can be cut.
 //!
-//! Nodes advertise the proxy's address, so everything that others send them comes through here. What is sent from here on
-//! keeps its own source address: gossip answers the address in the message, not the one it came from.
+//! Nodes advertise the proxy's address, so all that others send them comes through here. Datagrams need no
+//! rewriting: gossip answers the address in the message, not the one it came from.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
+
+use parking_lot::Mutex;
 
 /// Forwards to one address until it is cut, and again once it is mended.
 pub(crate) struct Proxy {
@@ -36,7 +38,7 @@ impl Proxy {
     /// Nothing passes any more; what was connected is torn apart.
     pub(crate) fn cut(&self) {
         self.shared.cut.store(true, Ordering::SeqCst);
-        for stream in self.shared.streams.lock().unwrap().drain(..) {
+        for stream in self.shared.streams.lock().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
@@ -70,7 +72,7 @@ impl Shared {
             if self.is_cut() {
                 continue;
             }
-            let mut streams = self.streams.lock().unwrap();
+            let mut streams = self.streams.lock();
             for (from, into) in [(&near, &far), (&far, &near)] {
                 let _ = from.set_nodelay(true);
                 let (Ok(from), Ok(into), Ok(kept)) = (from.try_clone(), into.try_clone(), from.try_clone())

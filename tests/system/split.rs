@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::cluster::{Cluster, Node, PATIENCE};
+use crate::cluster::Cluster;
+use crate::node::Node;
+use crate::process::PATIENCE;
 use crate::proxy::{Proxy, bind_both};
 
 /// Two nodes that reach each other only through their proxies.

@@ -1,0 +1,111 @@
+//! Connections that claim to be a peer's and are not.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use crate::cluster::Cluster;
+use crate::http;
+use crate::node::Node;
+use crate::process::PATIENCE;
+
+/// A connection that the node takes for a peer's link.
+fn upgraded(node: &Node) -> TcpStream {
+    let mut stream = http::connect(node.address).expect("a connection");
+    let request = "GET /internal/link HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\n\
+        upgrade: shoal-link/1\r\nshoal-cluster: shoal\r\n\r\n";
+    stream.write_all(request.as_bytes()).expect("the request goes out");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("an answer");
+        head.push(byte[0]);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+    stream
+}
+
+/// Sends the bytes, and waits until the node has closed the connection for this reason.
+#[track_caller]
+fn expect_closed(cluster: &Cluster, bytes: &[u8], reason: &str) {
+    let mut stream = upgraded(&cluster[1]);
+    // The node may close before it has taken everything.
+    let _ = stream.write_all(bytes);
+    let mut rest = Vec::new();
+    let closed = stream.read_to_end(&mut rest);
+    let timed_out = closed.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+    assert!(!timed_out, "the link is still open; {} bytes came back", rest.len());
+    let logged = || {
+        let closed = cluster[1].log().with_message("closed a link");
+        closed.iter().any(|line| line["reason"].as_str().is_some_and(|text| text.contains(reason)))
+    };
+    cluster.wait_until(&format!("the log says {reason:?}"), PATIENCE, logged);
+    cluster[1].put("key", "value");
+    assert_eq!(cluster[2].value("key").as_deref(), Some("value"));
+}
+
+/// A frame's header: length, id, deadline in milliseconds, length of the head.
+fn header(bytes: u32, head: u32) -> Vec<u8> {
+    [bytes, 1, 1000, head].iter().flat_map(|field| field.to_le_bytes()).collect()
+}
+
+#[test]
+fn a_frame_of_four_gigabytes_closes_the_link() {
+    let cluster = Cluster::start(2);
+    expect_closed(&cluster, &header(u32::MAX, 10), "a frame of 4294967295 bytes");
+}
+
+#[test]
+fn a_head_longer_than_its_frame_closes_the_link() {
+    let cluster = Cluster::start(2);
+    expect_closed(&cluster, &header(10, 11), "a head of 11 bytes in a frame of 10");
+}
+
+#[test]
+fn a_head_that_makes_no_sense_closes_the_link() {
+    let cluster = Cluster::start(2);
+    expect_closed(&cluster, &[header(4, 4), vec![0xfa; 4]].concat(), "an unreadable head");
+}
+
+#[test]
+fn random_bytes_close_the_link_and_the_node_goes_on() {
+    let cluster = Cluster::start(2);
+    // Lehmer's generator with the factor of Park and Miller, so that a failure can be repeated.
+    let mut state: u64 = 20_261_123;
+    for _ in 0..20 {
+        let noise = std::iter::repeat_with(|| {
+            state = state * 48_271 % 0x7fff_ffff;
+            (state >> 8) as u8
+        });
+        let noise: Vec<u8> = noise.take(4096).collect();
+        let mut stream = upgraded(&cluster[1]);
+        let _ = stream.write_all(&noise);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let closed = stream.read_to_end(&mut Vec::new());
+        assert!(
+            !closed.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock),
+            "it is still open"
+        );
+    }
+    cluster[1].put("key", "value");
+    assert_eq!(cluster[2].value("key").as_deref(), Some("value"));
+}
+
+#[test]
+fn the_link_of_another_cluster_is_forbidden_and_what_is_no_upgrade_is_invalid() {
+    let cluster = Cluster::start(1);
+    let upgrade = [("connection", "upgrade"), ("upgrade", "shoal-link/1"), ("shoal-cluster", "other")];
+    let refused = |headers: &[(&str, &str)]| {
+        let request: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let request = format!("GET /internal/link HTTP/1.1\r\nhost: x\r\n{request}\r\n");
+        let mut stream = http::connect(cluster[1].address).expect("a connection");
+        stream.write_all(request.as_bytes()).expect("the request goes out");
+        stream.shutdown(std::net::Shutdown::Write).expect("an end");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("an answer");
+        http::parse(&answer).expect("a whole answer")
+    };
+    assert!(refused(&upgrade).expect_error(403, "forbidden").contains("other"));
+    refused(&upgrade[..2]).expect_error(403, "forbidden");
+    refused(&[]).expect_error(400, "invalid_request");
+    refused(&[("connection", "upgrade"), ("upgrade", "websocket")]).expect_error(400, "invalid_request");
+}

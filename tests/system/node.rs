@@ -1,0 +1,173 @@
+//! One member of a test's cluster: how it is started, asked, and what it believes.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use crate::http::{self, Answer};
+use crate::process::{Log, PATIENCE, Process, poll};
+
+const SLOTS: u64 = 16384;
+
+/// A node, running or not; one of a test's cluster.
+pub(crate) struct Node {
+    pub(crate) id: String,
+    pub(crate) address: SocketAddr,
+    process: Process,
+    flags: Vec<String>,
+    running: bool,
+}
+
+/// What a node says of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct View {
+    pub(crate) ring: String,
+    /// Status and slots by node id.
+    pub(crate) members: BTreeMap<String, (String, u64)>,
+}
+
+impl Node {
+    /// Starts a node on a port of its choice.
+    pub(crate) fn start(id: &str, flags: &[&str]) -> Node {
+        Node::start_at(id, ([127, 0, 0, 1], 0).into(), flags)
+    }
+
+    /// Starts a node and waits until it can be talked to.
+    pub(crate) fn start_at(id: &str, listen: SocketAddr, flags: &[&str]) -> Node {
+        let mut node = Node::launch(id, listen, flags);
+        node.wait_for_port();
+        node
+    }
+
+    /// Starts a node that may not get far.
+    pub(crate) fn launch(id: &str, listen: SocketAddr, flags: &[&str]) -> Node {
+        let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
+        let process = spawn(id, listen, &flags);
+        Node { id: id.into(), address: listen, flags, process, running: true }
+    }
+
+    fn wait_for_port(&mut self) {
+        let log = self.process.log().clone();
+        let started = poll(PATIENCE, || {
+            if self.address.port() == 0 {
+                self.address = log.address().unwrap_or(self.address);
+            }
+            self.address.port() != 0 && http::connect(self.address).is_ok() || self.has_ended()
+        });
+        assert!(started && !self.has_ended(), "{} does not start; its log ends\n{}", self.id, log.tail(20));
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.process.exit_status().is_some()
+    }
+
+    /// Starts it anew with the address, name and flags it had.
+    pub(crate) fn restart(&mut self) {
+        self.process = spawn(&self.id, self.address, &self.flags);
+        self.wait_for_port();
+        self.running = true;
+    }
+
+    pub(crate) fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Whether it is meant to answer.
+    pub(crate) fn is_running(&self) -> bool {
+        self.running
+    }
+
+    pub(crate) fn set_running(&mut self, running: bool) {
+        self.running = running;
+    }
+
+    pub(crate) fn log(&self) -> &Log {
+        self.process.log()
+    }
+
+    /// A request that must be answered, with whatever status.
+    #[track_caller]
+    pub(crate) fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        http::request(self.address, method, path, headers, body).unwrap_or_else(|error| {
+            panic!("{method} {path} at {}: {error}\n{}", self.id, self.log().tail(20))
+        })
+    }
+
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        self.request("GET", path, &[], b"")
+    }
+
+    #[track_caller]
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Answer {
+        let json = [("content-type", "application/json")];
+        self.request("POST", path, &json, body.to_string().as_bytes())
+    }
+
+    #[track_caller]
+    pub(crate) fn put_json(&self, key: &str, body: &Value) -> Answer {
+        let json = [("content-type", "application/json")];
+        self.request("PUT", &key_path(key), &json, body.to_string().as_bytes())
+    }
+
+    /// Stores a string.
+    #[track_caller]
+    pub(crate) fn put(&self, key: &str, value: &str) {
+        self.put_json(key, &json!({"value": value})).expect(200);
+    }
+
+    #[track_caller]
+    pub(crate) fn read(&self, key: &str) -> Answer {
+        self.get(&key_path(key))
+    }
+
+    /// The string that a hit gives, or `None` for a miss; anything else fails the test.
+    #[track_caller]
+    pub(crate) fn value(&self, key: &str) -> Option<String> {
+        let answer = self.read(key);
+        match answer.status {
+            200 => Some(answer.json()["value"].as_str().expect("a value").to_string()),
+            404 if answer.json()["found"] == false => None,
+            _ => panic!(
+                "GET {key} at {}: {} {}\n{}",
+                self.id,
+                answer.status,
+                answer.text(),
+                self.log().tail(20)
+            ),
+        }
+    }
+
+    /// What it believes; `None` if it does not answer.
+    pub(crate) fn view(&self) -> Option<View> {
+        let body = http::request(self.address, "GET", "/admin/cluster", &[], b"").ok()?.json();
+        let member = |node: &Value| {
+            let text = |name: &str| node[name].as_str().unwrap_or_default().to_string();
+            (text("node_id"), (text("status"), node["slots"].as_u64().unwrap_or(u64::MAX)))
+        };
+        let members = body["cluster_status"]["nodes"].as_array()?.iter().map(member).collect();
+        Some(View { ring: body["ring"].as_str()?.to_string(), members })
+    }
+}
+
+impl View {
+    pub(crate) fn statuses(&self) -> Vec<(&str, &str)> {
+        self.members.iter().map(|(id, (status, _))| (&**id, &**status)).collect()
+    }
+
+    /// Whether the ring is the one of the members that are not dead: it follows the view a moment later.
+    pub(crate) fn is_settled(&self) -> bool {
+        let fits = |(status, slots): &(String, u64)| (status == "unhealthy") == (*slots == 0);
+        self.members.values().all(fits) && self.members.values().map(|(_, slots)| slots).sum::<u64>() == SLOTS
+    }
+}
+
+fn spawn(id: &str, listen: SocketAddr, flags: &[String]) -> Process {
+    let fixed = ["node", "--listen", &listen.to_string(), "--id", id, "--log-format", "json"];
+    Process::spawn(fixed.iter().map(ToString::to_string).chain(flags.iter().cloned()))
+}
+
+pub(crate) fn key_path(key: &str) -> String {
+    format!("/api/v1/cache/{}", http::encode(key))
+}
