@@ -14,11 +14,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use mimalloc::MiMalloc;
 use shoal::model::{Entry, Key, Lookup, Store, StoreConfig, Version};
+use tikv_jemallocator::Jemalloc;
 
 #[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 const MIB: usize = 1 << 20;
 const BUDGET: usize = 128 * MIB;
@@ -145,8 +145,8 @@ fn threads() -> Outcome {
     })
 }
 
-/// Resident memory at once, and when the allocator has had the second after which it gives free pages back
-/// (`MIMALLOC_PURGE_DELAY`, in ms); it does so while it works, so a little is written meanwhile.
+/// Resident memory at once, and after some seconds with a trickle of writes, in which an allocator that keeps freed memory
+/// for a while would give it back.
 fn report(name: &str, store: &Store, empty: usize, size: fn(usize) -> usize) -> Outcome {
     let ratio = || resident().map(|bytes| bytes.saturating_sub(empty) as f64 / BUDGET as f64);
     let at_once = ratio()?;

@@ -3,36 +3,21 @@
 //! A model of the allocator and of the table, not a measurement: `benches/memory.rs` holds it against
 //! resident memory. Invariant: it never says less than is taken.
 
-/// Bytes that an allocation of `len` takes in mimalloc 3.3, the process's allocator.
+/// Bytes that an allocation of `len` takes in jemalloc 5.3, the process's allocator.
 ///
-/// Source: `mi_bin` in `src/page-queue.c`: steps of 16 bytes up to 64, then four sizes to each doubling; what
-/// is larger than 512 KiB (`MI_LARGE_MAX_OBJ_SIZE` in `include/mimalloc/types.h`) has whole slices of 64 KiB.
-/// The rest at the end of a page that holds no further block is shared among the blocks of the page.
+/// Source: "size classes" in jemalloc(3): steps of 16 bytes up to 128, then four sizes to each doubling. From 16 KiB on an
+/// allocation has pages of its own, of which those that are written count as resident.
 pub(super) const fn allocated(len: usize) -> usize {
-    if len == 0 {
-        return 0;
+    match len {
+        0 => 0,
+        1..=64 => len.next_multiple_of(16),
+        LARGE.. => len.next_multiple_of(4 << 10),
+        _ => len.next_multiple_of(1 << ((len - 1).ilog2() - 2)),
     }
-    if len <= 64 {
-        return len.next_multiple_of(16);
-    }
-    if len > 512 * KIB {
-        return len.next_multiple_of(SLICE);
-    }
-    let step = 1 << ((len - 1).ilog2() - 2);
-    let block = len.next_multiple_of(step);
-    // A page loses a sixth of itself at most; that decides how large a page a block gets.
-    let page = if block <= (SLICE - 4 * KIB) / 6 {
-        SLICE
-    } else if block <= (8 * SLICE - 4 * KIB) / 6 {
-        8 * SLICE
-    } else {
-        64 * SLICE
-    };
-    page / (page / block)
 }
 
-const KIB: usize = 1024;
-const SLICE: usize = 64 * KIB;
+const LARGE: usize = (14 << 10) + 1;
+
 /// Bytes of an entry of the expiry index besides its key: 24 in a node of the tree, which is at least five
 /// elevenths full, and its share of the nodes above. Source: `alloc::collections::btree::node`, B = 6: leaves
 /// of 288 bytes (320 allocated) with 5 to 11 entries, inner nodes of 384.
@@ -76,13 +61,12 @@ mod tests {
 
     #[test]
     fn sizes_are_those_of_the_allocator() {
-        // Worked out by hand from `mi_bin`; below 8 KiB a page's rest is less than a block's rounding.
-        for (len, taken) in [(0, 0), (1, 16), (16, 16), (17, 32), (64, 64), (65, 80), (94, 96), (97, 112)] {
+        // From the table in jemalloc(3).
+        let table =
+            [(0, 0), (1, 16), (16, 16), (17, 32), (64, 64), (65, 80), (94, 96), (97, 112), (129, 160)];
+        for (len, taken) in table.into_iter().chain([(5000, 5120), (600_000, 602_112)]) {
             assert_eq!(allocated(len), taken, "{len}");
         }
-        // 12 blocks of 5120 in a page of 65536.
-        assert_eq!(allocated(5000), 5461);
-        assert_eq!(allocated(600 * KIB), 640 * KIB);
     }
 
     #[test]
