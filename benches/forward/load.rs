@@ -47,7 +47,10 @@ impl Load {
         let spent = ticks(&subject.pids)? - before;
         let text = String::from_utf8(output.stdout)?;
         let line = text.lines().find_map(|line| line.strip_prefix("measured "));
-        let line = line.ok_or_else(|| format!("wrk did not measure {}: {text}", subject.name))?;
+        let line = line.ok_or_else(|| {
+            let said = String::from_utf8_lossy(&output.stderr);
+            format!("wrk did not measure {}: {}, {text}{said}", subject.name, output.status)
+        })?;
         let numbers: Vec<f64> = line.split(' ').map(str::parse).collect::<std::result::Result<_, _>>()?;
         let [requests, duration_us, p50_us, p99_us, errors] = numbers[..] else {
             return Err(format!("wrk said {line:?}").into());

@@ -2,8 +2,9 @@
 //!
 //! Every subject answers the same bytes under the same headers to the same load, one short round after the other
 //! (A B C A B C …), so that whatever else the machine does hits all of them. CPU is user and system time of all threads
-//! of the processes concerned. Flags: `--rounds N`, `--seconds S`, and `--other PATH` for a second shoal binary in the
-//! same rounds, which is how a change is compared with what was before it.
+//! of the processes concerned. Flags: `--rounds N`, `--seconds S`, `--only TEXT` for the subjects whose name contains it,
+//! and `--other PATH` for a second shoal binary in the same rounds, which is how a change is compared with what was
+//! before it.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -39,6 +40,8 @@ fn main() -> Result<()> {
         subjects.extend(other.subjects("other "));
     }
 
+    let only = flag("--only", String::new())?;
+    subjects.retain(|subject| subject.name.contains(&only));
     for subject in &subjects {
         // To open connections, fault in memory, and fail early.
         load.run(subject)?;
@@ -175,10 +178,10 @@ fn print_subjects(subjects: &[Subject]) {
 fn print_ratios(subjects: &[Subject]) {
     println!("\n{:<44}{:>8}{:>16}", "CPU, round by round", "median", "min–max");
     let pairs = [
-        ("local GET", "bare hyper"),
+        ("local GET", "bare hyper GET"),
         ("forwarded GET", "local GET"),
         ("forwarded PUT", "local PUT"),
-        ("forwarded GET", "nginx to nginx"),
+        ("forwarded GET", "nginx to nginx GET"),
         ("local GET", "other local GET"),
         ("forwarded GET", "other forwarded GET"),
         ("local PUT", "other local PUT"),

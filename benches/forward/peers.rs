@@ -33,7 +33,7 @@ pub(crate) fn bare(answer: &Answer) -> Result<Subject> {
     let mut address = String::new();
     BufReader::new(stdout).read_line(&mut address)?;
     let (url, pids) = (format!("http://{}/", address.trim()), vec![process.0.id()]);
-    Ok(Subject::new("bare hyper", "GET", url, pids).keeping(vec![process]))
+    Ok(Subject::new("bare hyper GET", "GET", url, pids).keeping(vec![process]))
 }
 
 /// What to answer, if this process is to be the bare server.
@@ -88,7 +88,7 @@ pub(crate) fn nginx_pair(answer: &Answer) -> Result<Option<Subject>> {
         || matches!(http(proxy, "GET", "/", ""), Ok((200, body)) if body == answer.body),
     )?;
     let pids = processes.iter().map(|process| process.0.id()).collect();
-    Ok(Some(Subject::new("nginx to nginx", "GET", format!("http://{proxy}/"), pids).keeping(processes)))
+    Ok(Some(Subject::new("nginx to nginx GET", "GET", format!("http://{proxy}/"), pids).keeping(processes)))
 }
 
 fn nginx(name: &str, server: &str) -> Result<Process> {
