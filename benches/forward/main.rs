@@ -15,7 +15,7 @@ use common::{Figures, Node, Result, SHOAL, are_whole, exchange, flag, http, wait
 use load::{Load, Round};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const KEY_PATH: &str = "/api/v1/cache/";
 const VALUE_BYTES: usize = 100;
