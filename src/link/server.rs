@@ -37,7 +37,8 @@ pub enum Answer {
     Later(Pin<Box<dyn Future<Output = (Reply, Vec<Bytes>)> + Send>>),
 }
 
-type Finished = (u32, Reply, Vec<Bytes>);
+/// An id and its answer; none if the deadline passed first, when nobody waits for one any more.
+type Finished = (u32, Option<(Reply, Vec<Bytes>)>);
 
 /// Serves one upgraded connection until it closes. `early` is what arrived together with the upgrade request; `bulk` tells
 /// that long answers belong here.
@@ -105,19 +106,19 @@ impl Serving {
                 let later = self.later.clone();
                 tokio::spawn(async move {
                     let patience = Duration::from_millis(deadline_ms.into());
-                    let (reply, values) = timeout(patience, reply)
-                        .await
-                        .unwrap_or((Reply::Refused(Refusal::Overloaded), Vec::new()));
+                    let answer = timeout(patience, reply).await.ok();
                     // Fails when the connection is gone, and with it whoever asked.
-                    let _ = later.send((id, reply, values)).await;
+                    let _ = later.send((id, answer)).await;
                 });
             }
         }
     }
 
-    fn finish(&mut self, (id, reply, values): Finished) {
+    fn finish(&mut self, (id, answer): Finished) {
         self.waiting -= 1;
-        self.answer(id, &reply, &values);
+        if let Some((reply, values)) = answer {
+            self.answer(id, &reply, &values);
+        }
     }
 
     fn answer(&mut self, id: u32, reply: &Reply, values: &[Bytes]) {
