@@ -1,6 +1,6 @@
 //! Membership: SWIM over UDP, by foca.
 //!
-//! One task ([`driver`]) owns the protocol state ([`machine`]) and the socket. It knows nobody above it: it publishes a
+//! One task (`driver`) owns the protocol state (`machine`) and the socket. It knows nobody above it: it publishes a
 //! membership view on a `watch` channel and what happened on a `broadcast` channel, and takes commands on a third.
 //! Invariant: no step of the protocol ever awaits.
 

@@ -1,7 +1,7 @@
 //! The HTTP edge: turns requests into calls on [`Node`], and answers into bytes.
 //!
 //! Routes and handlers are axum's. Connections are accepted by a loop of our own over hyper, which sets TCP_NODELAY,
-//! bounds what a client can make long or slow, and hands requests about keys to [`cache`] before the router: at the rate
+//! bounds what a client can make long or slow, and hands requests about keys to `cache` before the router: at the rate
 //! these come the router's boxed futures and bodies were a sixth of a local GET.
 
 mod admin;

@@ -1,6 +1,6 @@
 //! The link between nodes: one framed, multiplexed, coalescing connection per peer and purpose.
 //!
-//! Starts as an HTTP upgrade on the peer's one port, then carries [`frame`]s both ways. Knows how to ask and answer, not
+//! Starts as an HTTP upgrade on the peer's one port, then carries frames both ways. Knows how to ask and answer, not
 //! what is asked: requests are given to a [`Service`]. Invariant: a request that came over a link is served or refused by
 //! this node, never sent on.
 
