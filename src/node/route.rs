@@ -47,8 +47,8 @@ impl Node {
                     sleep(TABLE_PAUSE).await;
                 }
                 Err(ForwardError::NotPrimary) => return Err(Refusal::NotPrimary.into()),
-                // The owner may have died; if the table already says so, the new owner is asked.
-                Err(ForwardError::Failed(NodeError::ForwardFailed(_)))
+                // The owner may have died or left; if the table already says so, the new owner is asked.
+                Err(ForwardError::Failed(NodeError::ForwardFailed(_) | NodeError::NodeNotFound(_)))
                     if Instant::now() < deadline && self.ring().fingerprint() != ring.fingerprint() => {}
                 Err(ForwardError::Failed(error)) => return Err(error),
             }
@@ -149,7 +149,9 @@ impl Node {
             Ok((Reply::Refused(refusal), _)) => return vec![Err(refusal.into()); indexes.len()],
             Ok((other, _)) => return vec![Err(unexpected(primary, &other)); indexes.len()],
             // As in `perform`: if the table has changed meanwhile, the new owners are asked.
-            Err(NodeError::ForwardFailed(_)) if self.ring().primary(slot) != Some(primary) => {
+            Err(NodeError::ForwardFailed(_) | NodeError::NodeNotFound(_))
+                if self.ring().primary(slot) != Some(primary) =>
+            {
                 return self.perform_each(operations, indexes).await;
             }
             Err(error) => return vec![Err(error); indexes.len()],
