@@ -3,6 +3,7 @@
 //! Owns the store, the ring and the links to peers, and follows the membership view that gossip publishes. Speaks no
 //! protocol towards clients. Invariant: every copy in the store got there through `put_if_newer`.
 
+mod command;
 mod events;
 mod join;
 mod membership;
@@ -24,22 +25,17 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::{Notify, SetOnce, broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
+pub use self::command::{Location, Stop};
 pub use self::events::{Event, rfc3339};
 pub use self::operation::{Done, NewValue, NodeError, Operation, Outcome};
 pub use self::sync::SyncReport;
 use crate::gossip::Gossip;
 use crate::link::{Answer, Pool, Request, Service};
-use crate::model::{Clock, Key, Lookup, Members, NodeId, Ring, Status, Store, StoreConfig};
+use crate::model::{Clock, Key, Lookup, Members, NodeId, Ring, Store, StoreConfig};
 use crate::net::WallClock;
 use crate::telemetry::Metrics;
-
-/// How long `join` waits for the other node to be a member.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a node that has left still answers: the news takes this long to reach everybody.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// What a node has to be told.
 #[derive(Clone, Debug)]
@@ -100,15 +96,6 @@ struct FormerPlacement {
     until: Instant,
 }
 
-/// Why a node asks to be stopped.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// It was told to leave.
-    Leave,
-    /// It cannot go on; the sentence says why.
-    Fatal(String),
-}
-
 /// The last contact with a member over the link.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Contact {
@@ -127,15 +114,6 @@ pub struct MoveStats {
     pub last_duration: Duration,
     /// When the last move ended, in unix milliseconds.
     pub last_at_ms: Option<u64>,
-}
-
-/// Where a key lives.
-#[derive(Clone, Debug)]
-pub struct Location {
-    /// Its slot.
-    pub slot: u16,
-    /// The owners in order, and whether each has it; `None` if it did not say.
-    pub owners: Vec<(NodeId, Option<bool>)>,
 }
 
 impl Node {
@@ -284,47 +262,6 @@ impl Node {
         membership::describe(self, member)
     }
 
-    /// Greets the node at `address` and waits until it is a member under the name `node_id`.
-    ///
-    /// # Errors
-    /// When it is not a member within a few seconds.
-    pub async fn greet(&self, node_id: &NodeId, address: SocketAddr) -> Result<(), NodeError> {
-        let is_member = |members: &Members| {
-            members.live().any(|member| member.node_id == *node_id && member.address == address)
-        };
-        let mut view = self.0.view.clone();
-        let joined = timeout(GREETING_TIMEOUT, async {
-            while !is_member(&view.borrow_and_update().clone()) {
-                self.0.gossip.announce(vec![address]).await;
-                let _ = timeout(Duration::from_millis(250), view.changed()).await;
-            }
-        });
-        joined.await.map_err(|_| {
-            let waited = GREETING_TIMEOUT.as_secs();
-            NodeError::NodeNotFound(format!(
-                "{node_id} at {address} did not become a member within {waited} s"
-            ))
-        })
-    }
-
-    /// Makes a member leave: this node or a live other gracefully, a dead one is forgotten.
-    ///
-    /// # Errors
-    /// When there is no such member, or it could not be told.
-    pub async fn remove(&self, node_id: &NodeId) -> Result<(), NodeError> {
-        if node_id == self.id() {
-            self.0.stop.send_replace(Some(Stop::Leave));
-            return Ok(());
-        }
-        let unknown = || NodeError::NodeNotFound(format!("{node_id} is not a member"));
-        let member = self.members().get(node_id).cloned().ok_or_else(unknown)?;
-        if member.status == Status::Unhealthy {
-            return if self.0.gossip.forget(node_id.clone()).await { Ok(()) } else { Err(unknown()) };
-        }
-        self.0.links.call(member.address, &Request::Leave, &[], self.deadline()).await?;
-        Ok(())
-    }
-
     /// Moves everything that is not where it belongs, now, and says what that was.
     ///
     /// # Errors
@@ -334,53 +271,6 @@ impl Node {
         let stopping = || NodeError::Overloaded("the node is stopping".into());
         self.0.full_sync.send(answer).await.map_err(|_| stopping())?;
         report.await.map_err(|_| stopping())
-    }
-
-    /// Where a key lives, and which of its owners have it.
-    pub async fn locate(&self, key: &Key) -> Location {
-        let ring = self.ring();
-        let mut owners = Vec::new();
-        for owner in ring.owners(key.slot()) {
-            owners.push((owner.clone(), self.holds(owner, key).await));
-        }
-        Location { slot: key.slot().index() as u16, owners }
-    }
-
-    async fn holds(&self, owner: &NodeId, key: &Key) -> Option<bool> {
-        let address = self.members().get(owner)?.address;
-        self.peek_at(owner, address, key).await.ok().map(|entry| entry.is_some())
-    }
-
-    /// Waits until the node asks to be stopped.
-    pub async fn stop_wanted(&self) -> Stop {
-        let mut stop = self.0.stop.subscribe();
-        loop {
-            if let Some(stop) = stop.borrow_and_update().clone() {
-                return stop;
-            }
-            if stop.changed().await.is_err() {
-                return Stop::Leave;
-            }
-        }
-    }
-
-    /// Leaves the cluster: says goodbye, then hands every entry to its new owner, for at most `patience`.
-    pub async fn leave(&self, patience: Duration) {
-        self.0.leaving.store(true, Ordering::Release);
-        let has_peers = self.members().peers().next().is_some();
-        self.0.gossip.leave().await;
-        if !has_peers {
-            return;
-        }
-        let linger = sleep(LINGER);
-        membership::step_out(self);
-        match timeout(patience, self.rebalance()).await {
-            Ok(Ok(report)) => {
-                tracing::info!(keys = report.keys, failed = report.failed, "handed over the entries");
-            }
-            _ => tracing::warn!(seconds = patience.as_secs(), "stopped before all entries were handed over"),
-        }
-        linger.await;
     }
 
     fn deadline(&self) -> Instant {

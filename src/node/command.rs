@@ -1,0 +1,125 @@
+//! What people and peers tell a node to do about the cluster: greet, leave, forget, say where a key lives.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use super::{Node, NodeError, membership};
+use crate::link::Request;
+use crate::model::{Key, Members, NodeId, Status};
+
+/// How long `join` waits for the other node to be a member.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a node that has left still answers: the news takes this long to reach everybody.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Why a node asks to be stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It was told to leave.
+    Leave,
+    /// It cannot go on; the sentence says why.
+    Fatal(String),
+}
+
+/// Where a key lives.
+#[derive(Clone, Debug)]
+pub struct Location {
+    /// Its slot.
+    pub slot: u16,
+    /// The owners in order, and whether each has it; `None` if it did not say.
+    pub owners: Vec<(NodeId, Option<bool>)>,
+}
+
+impl Node {
+    /// Greets the node at `address` and waits until it is a member under the name `node_id`.
+    ///
+    /// # Errors
+    /// When it is not a member within a few seconds.
+    pub async fn greet(&self, node_id: &NodeId, address: SocketAddr) -> Result<(), NodeError> {
+        let is_member = |members: &Members| {
+            members.live().any(|member| member.node_id == *node_id && member.address == address)
+        };
+        let mut view = self.0.view.clone();
+        let joined = timeout(GREETING_TIMEOUT, async {
+            while !is_member(&view.borrow_and_update().clone()) {
+                self.0.gossip.announce(vec![address]).await;
+                let _ = timeout(Duration::from_millis(250), view.changed()).await;
+            }
+        });
+        joined.await.map_err(|_| {
+            let waited = GREETING_TIMEOUT.as_secs();
+            NodeError::NodeNotFound(format!(
+                "{node_id} at {address} did not become a member within {waited} s"
+            ))
+        })
+    }
+
+    /// Makes a member leave: this node or a live other gracefully, a dead one is forgotten.
+    ///
+    /// # Errors
+    /// When there is no such member, or it could not be told.
+    pub async fn remove(&self, node_id: &NodeId) -> Result<(), NodeError> {
+        if node_id == self.id() {
+            self.0.stop.send_replace(Some(Stop::Leave));
+            return Ok(());
+        }
+        let unknown = || NodeError::NodeNotFound(format!("{node_id} is not a member"));
+        let member = self.members().get(node_id).cloned().ok_or_else(unknown)?;
+        if member.status == Status::Unhealthy {
+            return if self.0.gossip.forget(node_id.clone()).await { Ok(()) } else { Err(unknown()) };
+        }
+        self.0.links.call(member.address, &Request::Leave, &[], self.deadline()).await?;
+        Ok(())
+    }
+
+    /// Where a key lives, and which of its owners have it.
+    pub async fn locate(&self, key: &Key) -> Location {
+        let ring = self.ring();
+        let mut owners = Vec::new();
+        for owner in ring.owners(key.slot()) {
+            owners.push((owner.clone(), self.holds(owner, key).await));
+        }
+        Location { slot: key.slot().index() as u16, owners }
+    }
+
+    async fn holds(&self, owner: &NodeId, key: &Key) -> Option<bool> {
+        let address = self.members().get(owner)?.address;
+        self.peek_at(owner, address, key).await.ok().map(|entry| entry.is_some())
+    }
+
+    /// Waits until the node asks to be stopped.
+    pub async fn stop_wanted(&self) -> Stop {
+        let mut stop = self.0.stop.subscribe();
+        loop {
+            if let Some(stop) = stop.borrow_and_update().clone() {
+                return stop;
+            }
+            if stop.changed().await.is_err() {
+                return Stop::Leave;
+            }
+        }
+    }
+
+    /// Leaves the cluster: says goodbye, then hands every entry to its new owner, for at most `patience`.
+    pub async fn leave(&self, patience: Duration) {
+        self.0.leaving.store(true, Ordering::Release);
+        let has_peers = self.members().peers().next().is_some();
+        self.0.gossip.leave().await;
+        if !has_peers {
+            return;
+        }
+        let linger = sleep(LINGER);
+        membership::step_out(self);
+        match timeout(patience, self.rebalance()).await {
+            Ok(Ok(report)) => {
+                tracing::info!(keys = report.keys, failed = report.failed, "handed over the entries");
+            }
+            _ => tracing::warn!(seconds = patience.as_secs(), "stopped before all entries were handed over"),
+        }
+        linger.await;
+    }
+}
