@@ -14,7 +14,7 @@ use tokio::time::{Instant, interval, sleep};
 use tracing::{info, warn};
 
 use super::{Node, NodeError};
-use crate::model::{Entry, Key, NodeId, Ring, Version};
+use crate::model::{Entry, Fingerprint, Key, NodeId, Ring, Version};
 
 /// Entries and value bytes of one batch.
 const BATCH_ENTRIES: usize = 512;
@@ -54,13 +54,14 @@ pub(super) async fn run(node: Node, mut requests: mpsc::Receiver<oneshot::Sender
             },
             () = node.0.misplaced.notified() => {}
         }
-        let (report, acknowledged) = move_misplaced(&node).await;
+        let ring = node.ring();
+        let (report, acknowledged) = move_misplaced(&node, &ring).await;
         if let Some(asker) = asker {
             // Fails when the asker stopped waiting; the work is done all the same.
             let _ = asker.send(report);
         }
         if !acknowledged.is_empty() {
-            drop_later(node.clone(), acknowledged);
+            drop_later(node.clone(), ring.fingerprint(), acknowledged);
         }
         if report.failed > 0 {
             let node = node.clone();
@@ -84,12 +85,12 @@ pub(super) async fn sweep(node: Node) {
 
 type Acknowledged = Vec<(Key, Version)>;
 
-async fn move_misplaced(node: &Node) -> (SyncReport, Acknowledged) {
-    let (ring, started) = (node.ring(), Instant::now());
+async fn move_misplaced(node: &Node, ring: &Ring) -> (SyncReport, Acknowledged) {
+    let started = Instant::now();
     let (mut report, mut acknowledged) = (SyncReport::default(), Vec::new());
     let mut told = false;
     for shard in 0..node.0.store.shards() {
-        for (owner, keys) in misplaced(node, &ring, shard) {
+        for (owner, keys) in misplaced(node, ring, shard) {
             if !std::mem::replace(&mut told, true) {
                 node.0.events.publish("sync_started", node.now_ms(), json!({"ring": ring.fingerprint()}));
             }
@@ -160,8 +161,8 @@ fn next_batch(node: &Node, keys: &[Key]) -> (Vec<(Key, Entry)>, usize) {
     (batch, taken)
 }
 
-fn drop_later(node: Node, acknowledged: Acknowledged) {
-    let ring = node.ring().fingerprint();
+/// Drops what was moved by the table `ring`, if that is still the one in force after the grace.
+fn drop_later(node: Node, ring: Fingerprint, acknowledged: Acknowledged) {
     tokio::spawn(async move {
         sleep(GRACE).await;
         // Under another table the entry may belong here again; the next run decides.
