@@ -103,7 +103,7 @@ fn keys_can_be_read_at_every_moment_while_a_node_leaves() {
     assert!(cluster.terminate(2).success());
     cluster.wait_until("the others are one ring", PATIENCE, || cluster.is_whole());
     let (reads, faults) = reader.finish();
-    assert!(faults.is_empty(), "{} of {reads} reads went wrong, first {:?}", faults.len(), faults.first());
+    assert!(faults.is_empty(), "{} of {reads} reads went wrong: {faults:?}", faults.len());
 }
 
 #[test]
