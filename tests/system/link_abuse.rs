@@ -94,16 +94,7 @@ fn random_bytes_close_the_link_and_the_node_goes_on() {
 fn the_link_of_another_cluster_is_forbidden_and_what_is_no_upgrade_is_invalid() {
     let cluster = Cluster::start(1);
     let upgrade = [("connection", "upgrade"), ("upgrade", "shoal-link/1"), ("shoal-cluster", "other")];
-    let refused = |headers: &[(&str, &str)]| {
-        let request: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        let request = format!("GET /internal/link HTTP/1.1\r\nhost: x\r\n{request}\r\n");
-        let mut stream = http::connect(cluster[1].address).expect("a connection");
-        stream.write_all(request.as_bytes()).expect("the request goes out");
-        stream.shutdown(std::net::Shutdown::Write).expect("an end");
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).expect("an answer");
-        http::parse(&answer).expect("a whole answer")
-    };
+    let refused = |headers| cluster[1].request("GET", "/internal/link", headers, b"");
     assert!(refused(&upgrade).expect_error(403, "forbidden").contains("other"));
     refused(&upgrade[..2]).expect_error(403, "forbidden");
     refused(&[]).expect_error(400, "invalid_request");
