@@ -135,6 +135,8 @@ async fn connection(stream: TcpStream, edge: Edge, router: Router) {
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
         .pipeline_flush(true)
+        // A client may close its side as soon as it has asked, as `nc -N` does; it is answered all the same.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
