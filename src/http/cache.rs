@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::header::ACCEPT;
 use hyper::{Method, Request, Response};
 
 use super::error::ApiError;
@@ -45,21 +46,7 @@ async fn answer(
     request: Request<Incoming>,
     started: Instant,
 ) -> Result<Response<Full<Bytes>>, ApiError> {
-    let (head, body) = request.into_parts();
-    let operation = match head.method {
-        Method::GET | Method::HEAD => Operation::Get(key),
-        Method::DELETE => Operation::Delete(key),
-        Method::PUT => {
-            let new = request::new_value(&head.headers, head.uri.query(), body, edge.config.value_bytes_max)
-                .await?;
-            Operation::Put(key, new)
-        }
-        other => {
-            return Err(ApiError::method_not_allowed(format!(
-                "{other}; a key takes GET, HEAD, PUT and DELETE"
-            )));
-        }
-    };
+    let (operation, form) = read(edge, key, request).await?;
     let result = match reach {
         Reach::Cluster => edge.node.perform(&operation).await,
         Reach::Here => edge
@@ -70,21 +57,45 @@ async fn answer(
     note(edge, &operation, &result, started.elapsed());
     let (done, _) = result?;
     let now_ms = edge.node.now_ms();
-    Ok(match (&operation, &done.outcome) {
-        (Operation::Get(_), Outcome::Hit(entry))
-            if request::wants_raw(&head.headers, entry.content_type.as_deref()) =>
+    Ok(match (&done.outcome, form) {
+        (Outcome::Hit(entry), Form::Accepted(accepted))
+            if request::wants_raw(&accepted, entry.content_type.as_deref()) =>
         {
             reply::raw(entry, now_ms)
         }
-        (Operation::Put(..), Outcome::Stored(version)) if !is_json(&head.headers) => {
-            reply::stored_raw(*version)
-        }
+        (Outcome::Stored(version), Form::Raw) => reply::stored_raw(*version),
         _ => reply::to_response(&operation, &done, now_ms),
     })
 }
 
-fn is_json(headers: &hyper::HeaderMap) -> bool {
-    matches!(request::content_type(headers), Ok(Some("application/json")))
+/// What the answer is to look like.
+enum Form {
+    /// JSON.
+    Json,
+    /// No body: raw bytes were stored.
+    Raw,
+    /// JSON or the bytes, as the `Accept` header says of what is found.
+    Accepted(Box<str>),
+}
+
+/// Takes what it needs out of a request and lets go of the rest: a request that is kept keeps the connection's read buffer
+/// with it, and the connection then allocates another one.
+async fn read(edge: &Edge, key: Key, request: Request<Incoming>) -> Result<(Operation, Form), ApiError> {
+    let (head, body) = request.into_parts();
+    match head.method {
+        Method::GET | Method::HEAD => {
+            let accepted = head.headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+            Ok((Operation::Get(key), accepted.map_or(Form::Json, |text| Form::Accepted(text.into()))))
+        }
+        Method::DELETE => Ok((Operation::Delete(key), Form::Json)),
+        Method::PUT => {
+            let is_json = request::content_type(&head.headers)? == Some("application/json");
+            let bytes_max = edge.config.value_bytes_max;
+            let new = request::new_value(&head.headers, head.uri.query(), body, bytes_max).await?;
+            Ok((Operation::Put(key, new), if is_json { Form::Json } else { Form::Raw }))
+        }
+        other => Err(ApiError::method_not_allowed(format!("{other}; a key takes GET, HEAD, PUT and DELETE"))),
+    }
 }
 
 /// Counts the operation and, if wanted, logs it.
