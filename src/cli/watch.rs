@@ -162,7 +162,10 @@ mod tests {
 
     fn lines(kind: &str, data: Value) -> Vec<String> {
         // Without the time, which depends on the machine's zone.
-        render(&Event { kind: kind.into(), data }).iter().map(|line| line[14..].to_string()).collect()
+        render(&Event { kind: kind.into(), data, ..Event::default() })
+            .iter()
+            .map(|line| line[14..].to_string())
+            .collect()
     }
 
     #[test]
@@ -188,10 +191,15 @@ mod tests {
         let mut known = Known::new("127.0.0.1:1");
         let members =
             json!([{"node_id": "a", "address": "127.0.0.1:1"}, {"node_id": "b", "address": "127.0.0.1:2"}]);
-        known.learn(&Event { kind: "snapshot".into(), data: json!({"node_id": "a", "members": members}) });
+        known.learn(&Event {
+            kind: "snapshot".into(),
+            data: json!({"node_id": "a", "members": members}),
+            ..Event::default()
+        });
         known.learn(&Event {
             kind: "member_up".into(),
             data: json!({"node_id": "c", "address": "127.0.0.1:3"}),
+            ..Event::default()
         });
         assert_eq!(known.candidates(), ["127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:1"]);
     }
