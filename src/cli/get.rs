@@ -1,10 +1,10 @@
 //! `shoal get`: writes a value to standard output.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
 use clap::Args;
 
-use super::{Failure, Target};
+use super::{Failure, Target, output};
 
 #[derive(Args, Debug)]
 pub(super) struct GetArgs {
@@ -17,10 +17,6 @@ pub(super) struct GetArgs {
 pub(super) async fn run(args: &GetArgs) -> Result<(), Failure> {
     let hit = args.target.client().get(&args.key).await?;
     let hit = hit.ok_or_else(|| Failure::Refused(format!("{:?} not found", args.key)))?;
-    let mut out = io::stdout().lock();
-    let mut written = out.write_all(&hit.value);
-    if out.is_terminal() {
-        written = written.and_then(|()| writeln!(out));
-    }
-    written.map_err(|error| Failure::Refused(format!("standard output: {error}")))
+    output::write(&hit.value)?;
+    if io::stdout().is_terminal() { output::write("\n") } else { Ok(()) }
 }

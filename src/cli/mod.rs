@@ -5,6 +5,7 @@ mod demo;
 mod get;
 mod node;
 mod nodes;
+mod output;
 mod put;
 mod watch;
 
@@ -59,7 +60,8 @@ enum Command {
 #[derive(Args, Clone, Debug)]
 struct Target {
     /// Address of any node, host:port
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8001", env = "SHOAL_NODE", value_parser = host_port)]
+    #[arg(long, value_name = "ADDR", env = "SHOAL_NODE")]
+    #[arg(default_value = "127.0.0.1:8001", value_parser = host_port)]
     node: String,
 }
 
@@ -85,6 +87,8 @@ enum Failure {
     Usage(String),
     /// No node answered.
     Unreachable(String),
+    /// Who read the output has seen enough.
+    NobodyReads,
 }
 
 impl From<ClientError> for Failure {
@@ -110,7 +114,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Watch(target) => watch::run(&target.node).await,
     };
     let (code, reason) = match done {
-        Ok(()) => return ExitCode::SUCCESS,
+        Ok(()) | Err(Failure::NobodyReads) => return ExitCode::SUCCESS,
         Err(Failure::Refused(reason)) => (1, reason),
         Err(Failure::Usage(reason)) => (2, reason),
         Err(Failure::Unreachable(reason)) => (3, reason),

@@ -1,11 +1,10 @@
 //! `shoal nodes`: the members of the cluster, as a table.
 
-use super::{Failure, Target};
+use super::{Failure, Target, output};
 use crate::client::{Cluster, Member};
 
 pub(super) async fn run(target: &Target) -> Result<(), Failure> {
-    print!("{}", render(&target.client().cluster().await?));
-    Ok(())
+    output::write(render(&target.client().cluster().await?))
 }
 
 fn render(cluster: &Cluster) -> String {
@@ -45,7 +44,8 @@ mod tests {
     fn the_columns_are_aligned() {
         let cluster = serde_json::json!({"current_node": "a", "ring": "00ff", "cluster_status": {
         "total_nodes": 2, "healthy_nodes": 1, "nodes": [
-            {"node_id": "a", "address": "127.0.0.1:1", "status": "healthy", "last_seen": "now", "slots": 16384},
+            {"node_id": "a", "address": "127.0.0.1:1", "status": "healthy", "last_seen": "now",
+             "slots": 16384},
             {"node_id": "node-b", "address": "127.0.0.1:22", "status": "unhealthy", "rtt_us": 1234},
         ]}});
         let table = render(&serde_json::from_value(cluster).unwrap());

@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::Failure;
+use super::{Failure, output};
 use crate::client::{Client, ClientError, Event};
 
 /// Pause between rounds through all known nodes.
@@ -22,6 +22,7 @@ const ROUNDS_MAX: usize = 30;
 pub(super) async fn run(address: &str) -> Result<(), Failure> {
     let mut known = Known::new(address);
     let mut rounds = 0;
+    let zone = TimeZone::system();
     // At first the named node has to be there; a mistyped address should not be waited for.
     let mut stream = Client::new(address).events().await?;
     loop {
@@ -29,14 +30,14 @@ pub(super) async fn run(address: &str) -> Result<(), Failure> {
             match stream.next().await {
                 Ok(event) => {
                     known.learn(&event);
-                    for line in render(&event) {
-                        println!("{line}");
+                    for line in render(&event, &zone) {
+                        output::line(&line)?;
                     }
                 }
                 Err(error) => break error,
             }
         };
-        say(&lost.to_string());
+        say(&lost.to_string())?;
         stream = loop {
             match another(&mut known).await {
                 Ok(stream) => break stream,
@@ -45,7 +46,7 @@ pub(super) async fn run(address: &str) -> Result<(), Failure> {
             }
             sleep(ROUND_PAUSE).await;
         };
-        say(&format!("now listening to {}", known.current));
+        say(&format!("now listening to {}", known.current))?;
         rounds = 0;
     }
 }
@@ -65,8 +66,8 @@ async fn another(known: &mut Known) -> Result<crate::client::EventStream, Client
     Err(last.unwrap_or_else(|| ClientError::Protocol("no other node is known".into())))
 }
 
-fn say(what: &str) {
-    println!("{}  {what}", local_time(&Timestamp::now().to_string()));
+fn say(what: &str) -> Result<(), Failure> {
+    output::line(&format!("{}  {what}", local_time(&Timestamp::now().to_string(), &TimeZone::system())))
 }
 
 /// The nodes that have been heard of, by name.
@@ -95,10 +96,10 @@ impl Known {
     }
 }
 
-/// The lines that tell of an event.
-pub(super) fn render(event: &Event) -> Vec<String> {
+/// The lines that tell of an event, with the time where the reader is.
+fn render(event: &Event, zone: &TimeZone) -> Vec<String> {
     let data = &event.data;
-    let time = local_time(text(data, "time"));
+    let time = local_time(text(data, "time"), zone);
     let member = || format!("{} ({})", text(data, "node_id"), text(data, "address"));
     let detail = || data["detail"].as_str().map(|detail| format!(", {detail}")).unwrap_or_default();
     let line = match event.kind.as_str() {
@@ -108,14 +109,15 @@ pub(super) fn render(event: &Event) -> Vec<String> {
         "member_down" => format!("{} is dead{}", member(), detail()),
         "member_left" => format!("{} has left{}", member(), detail()),
         "ring_changed" => format!(
-            "new ring {}: {} members, {} slots have another primary",
+            "new ring {}: {}, {} with another primary",
             text(data, "ring"),
-            data["members"],
-            data["slots_moved"]
+            count(data["members"].as_u64(), "member"),
+            count(data["slots_moved"].as_u64(), "slot")
         ),
         "sync_started" => "moving entries to their owners".to_string(),
         "sync_done" => {
-            format!("moved {} entries, {} bytes, in {} ms", data["keys"], data["bytes"], data["duration_ms"])
+            let [keys, bytes, ms] = ["keys", "bytes", "duration_ms"].map(|field| data[field].as_u64());
+            format!("moved {}, {}, in {} ms", count(keys, "key"), count(bytes, "byte"), number(ms))
         }
         other => format!("{other} {data}"),
     };
@@ -125,9 +127,9 @@ pub(super) fn render(event: &Event) -> Vec<String> {
 fn snapshot(data: &Value, time: &str) -> Vec<String> {
     let members = data["members"].as_array().map_or(&[][..], Vec::as_slice);
     let mut lines = vec![format!(
-        "{time}  {} sees {} members, ring {}",
+        "{time}  {} sees {}, ring {}",
         text(data, "node_id"),
-        members.len(),
+        count(Some(members.len() as u64), "member"),
         text(data, "ring")
     )];
     lines.extend(members.iter().map(|member| {
@@ -146,10 +148,17 @@ fn text<'a>(data: &'a Value, field: &str) -> &'a str {
     data[field].as_str().unwrap_or("?")
 }
 
-/// The time of day in this machine's time zone.
-fn local_time(rfc3339: &str) -> String {
+fn number(number: Option<u64>) -> String {
+    number.map_or_else(|| "?".into(), |number| number.to_string())
+}
+
+fn count(things: Option<u64>, noun: &str) -> String {
+    format!("{} {noun}{}", number(things), if things == Some(1) { "" } else { "s" })
+}
+
+fn local_time(rfc3339: &str, zone: &TimeZone) -> String {
     match rfc3339.parse::<Timestamp>() {
-        Ok(time) => time.to_zoned(TimeZone::system()).strftime("%H:%M:%S.%3f").to_string(),
+        Ok(time) => time.to_zoned(zone.clone()).strftime("%H:%M:%S.%3f").to_string(),
         Err(_) => rfc3339.to_string(),
     }
 }
@@ -160,27 +169,55 @@ mod tests {
 
     use super::*;
 
-    fn lines(kind: &str, data: Value) -> Vec<String> {
-        // Without the time, which depends on the machine's zone.
-        render(&Event { kind: kind.into(), data }).iter().map(|line| line[14..].to_string()).collect()
+    const TIME: &str = "2026-11-22T22:30:00.120Z";
+
+    fn lines(kind: &str, mut data: Value) -> Vec<String> {
+        data["time"] = TIME.into();
+        render(&Event { kind: kind.into(), data, ..Event::default() }, &TimeZone::UTC)
     }
 
     #[test]
     fn each_event_is_a_readable_line() {
-        let time = "2026-11-22T22:30:00.120Z";
-        let member =
-            json!({"time": time, "node_id": "node2", "address": "127.0.0.1:8002", "status": "unhealthy"});
-        assert_eq!(lines("member_down", member.clone()), ["node2 (127.0.0.1:8002) is dead"]);
+        let member = json!({"node_id": "node2", "address": "127.0.0.1:8002", "status": "unhealthy"});
+        assert_eq!(lines("member_down", member.clone()), ["22:30:00.120  node2 (127.0.0.1:8002) is dead"]);
         let mut restarted = member;
         restarted["detail"] = "restarted".into();
-        assert_eq!(lines("member_up", restarted), ["node2 (127.0.0.1:8002) is up, restarted"]);
-        let ring = json!({"time": time, "ring": "00ff", "members": 2, "slots_moved": 5461});
+        assert_eq!(lines("member_up", restarted), ["22:30:00.120  node2 (127.0.0.1:8002) is up, restarted"]);
         assert_eq!(
-            lines("ring_changed", ring),
-            ["new ring 00ff: 2 members, 5461 slots have another primary"]
+            lines("ring_changed", json!({"ring": "00ff", "members": 2, "slots_moved": 5461})),
+            ["22:30:00.120  new ring 00ff: 2 members, 5461 slots with another primary"]
         );
-        let future = json!({"time": time});
-        assert_eq!(lines("new_kind", future), ["new_kind {\"time\":\"2026-11-22T22:30:00.120Z\"}"]);
+        assert_eq!(
+            lines("sync_done", json!({"keys": 1, "bytes": 100, "duration_ms": 7})),
+            ["22:30:00.120  moved 1 key, 100 bytes, in 7 ms"]
+        );
+    }
+
+    #[test]
+    fn a_snapshot_has_a_line_for_each_member() {
+        let member = json!({"node_id": "node1", "address": "127.0.0.1:8001", "status": "healthy"});
+        assert_eq!(
+            lines("snapshot", json!({"node_id": "node1", "ring": "00ff", "members": [member]})),
+            ["22:30:00.120  node1 sees 1 member, ring 00ff", "              node1 (127.0.0.1:8001) healthy"]
+        );
+    }
+
+    #[test]
+    fn missing_fields_and_unknown_events_are_shown_all_the_same() {
+        assert_eq!(lines("member_up", json!({})), ["22:30:00.120  ? (?) is up"]);
+        assert_eq!(
+            lines("ring_changed", json!({})),
+            ["22:30:00.120  new ring ?: ? members, ? slots with another primary"]
+        );
+        let unknown = lines("new_kind", json!({}));
+        assert_eq!(unknown, [format!("22:30:00.120  new_kind {{\"time\":\"{TIME}\"}}")]);
+        assert_eq!(render(&Event::default(), &TimeZone::UTC), ["?   null"]);
+    }
+
+    #[test]
+    fn the_time_is_that_of_the_readers_zone() {
+        let tokyo = TimeZone::fixed(jiff::tz::offset(9));
+        assert_eq!(local_time(TIME, &tokyo), "07:30:00.120");
     }
 
     #[test]
@@ -188,10 +225,15 @@ mod tests {
         let mut known = Known::new("127.0.0.1:1");
         let members =
             json!([{"node_id": "a", "address": "127.0.0.1:1"}, {"node_id": "b", "address": "127.0.0.1:2"}]);
-        known.learn(&Event { kind: "snapshot".into(), data: json!({"node_id": "a", "members": members}) });
+        known.learn(&Event {
+            kind: "snapshot".into(),
+            data: json!({"node_id": "a", "members": members}),
+            ..Event::default()
+        });
         known.learn(&Event {
             kind: "member_up".into(),
             data: json!({"node_id": "c", "address": "127.0.0.1:3"}),
+            ..Event::default()
         });
         assert_eq!(known.candidates(), ["127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:1"]);
     }

@@ -1,5 +1,6 @@
 //! The commands: what they print, and how they end.
 
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::cluster::Cluster;
@@ -105,6 +106,26 @@ fn nodes_shows_each_member_and_the_ring() {
         assert!(ended.output.lines().any(shows), "{}", ended.output);
     }
     assert!(ended.output.contains(&cluster[1].view().expect("a view").ring), "{}", ended.output);
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_a_command_quietly() {
+    let cluster = Cluster::start(1);
+    for command in ["nodes", "watch"] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_shoal"))
+            .args([command, "--node", &cluster[1].address.to_string()])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the shoal binary starts");
+        drop(child.stdout.take());
+        let ended = child.wait_with_output().expect("a child can be waited for");
+        assert_eq!(
+            (ended.status.code(), &*String::from_utf8_lossy(&ended.stderr)),
+            (Some(0), ""),
+            "{command}"
+        );
+    }
 }
 
 #[test]
