@@ -26,6 +26,9 @@ use crate::telemetry::Metrics;
 
 /// The first wait after a failed connection; doubles up to the second, each shortened at random by up to half.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)];
+/// How often the writer lets others go first while that brings more requests. A round is one look at what is ready, so this
+/// holds a request back by microseconds at most.
+const GATHER_ROUNDS_MAX: usize = 16;
 /// The longest answer to an upgrade request.
 const RESPONSE_BYTES_MAX: usize = 8 << 10;
 
@@ -360,8 +363,7 @@ impl Connection {
         let mut batch = BytesMut::new();
         while !self.closed.is_cancelled() {
             self.wake.notified().await;
-            // Once round the scheduler, so that the requests of this moment leave in one write.
-            tokio::task::yield_now().await;
+            self.gather().await;
             loop {
                 batch.clear();
                 std::mem::swap(&mut batch, &mut self.queue.lock().out);
@@ -374,6 +376,19 @@ impl Connection {
                     return self.close();
                 }
             }
+        }
+    }
+
+    /// Goes round the scheduler for as long as that brings more requests, so that those of this moment leave in one write.
+    async fn gather(&self) {
+        let mut gathered = 0;
+        for _ in 0..GATHER_ROUNDS_MAX {
+            tokio::task::yield_now().await;
+            let bytes = self.queue.lock().out.len();
+            if bytes == gathered || bytes >= BULK_BYTES {
+                return;
+            }
+            gathered = bytes;
         }
     }
 
