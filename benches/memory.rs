@@ -1,7 +1,10 @@
 //! How much memory entries take: `cargo bench --bench memory`.
 //!
 //! Resident memory as the kernel counts it, in a process of its own for each measurement (this program starts
-//! itself again), less what the process takes with an empty store.
+//! itself again), less what the process takes with an empty store. Last, whole nodes that are filled over HTTP.
+
+#[path = "common/mod.rs"]
+mod common;
 
 use std::{
     env,
@@ -14,6 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use serde_json::json;
 use shoal::model::{Entry, Key, Lookup, Store, StoreConfig, Version};
 use tikv_jemallocator::Jemalloc;
 
@@ -30,7 +34,7 @@ type Outcome = Result<(), Box<dyn Error>>;
 /// A name to choose it by, and what it runs.
 type Case = (&'static str, fn() -> Outcome);
 
-const CASES: [Case; 8] = [
+const CASES: [Case; 11] = [
     ("million", million),
     ("million-ttl", million_with_ttl),
     ("small", || bounded("16 B + 64 B", 4 * BUDGET, |_| 64)),
@@ -43,6 +47,9 @@ const CASES: [Case; 8] = [
     ("large", || bounded("64 KiB to 1 MiB", 8 * BUDGET, |random| (64 << 10) + random % (MIB - (64 << 10)))),
     ("churn", churn),
     ("threads", threads),
+    ("node-small", || node("64 B", |_| 64)),
+    ("node-1000", || node("1000 B", |_| 1000)),
+    ("node-mixed", || node("1 B to 16 KiB", |random| 1 + random % (16 << 10))),
 ];
 
 fn main() -> Outcome {
@@ -71,7 +78,7 @@ fn million_with_ttl() -> Outcome {
 fn million_entries(name: &str, ttl_ms: Option<u64>) -> Outcome {
     const ENTRIES: usize = 1_000_000;
     let store = Store::new(config(1024 * MIB));
-    let empty = resident()?;
+    let empty = resident("self")?;
     let start = Instant::now();
     for number in 0..ENTRIES {
         let expires_at_ms = ttl_ms.map(|ttl| ttl + number as u64 / 100);
@@ -81,7 +88,7 @@ fn million_entries(name: &str, ttl_ms: Option<u64>) -> Outcome {
     let each = |bytes: usize| bytes as f64 / ENTRIES as f64;
     println!(
         "{name}: {:.1} B resident an entry (redis 7: 174, memcached: 150), {:.1} counted; {took} ns a put",
-        each(resident()? - empty),
+        each(resident("self")? - empty),
         each(store.bytes()),
     );
     let start = Instant::now();
@@ -93,7 +100,7 @@ fn million_entries(name: &str, ttl_ms: Option<u64>) -> Outcome {
 /// Fills a store with `total` bytes of values of varying sizes.
 fn bounded(name: &str, total: usize, size: fn(usize) -> usize) -> Outcome {
     let store = Store::new(config(BUDGET));
-    let empty = resident()?;
+    let empty = resident("self")?;
     fill(&store, 0, total, size)?;
     report(name, &store, empty, size)
 }
@@ -111,7 +118,7 @@ fn churn() -> Outcome {
         |random| 700 + random % 40,
     ];
     let store = Store::new(config(BUDGET));
-    let empty = resident()?;
+    let empty = resident("self")?;
     for (round, size) in SIZES.into_iter().enumerate() {
         fill(&store, round << 32, 2 * BUDGET, size)?;
         report(&format!("churn, now of {} B and more", size(0)), &store, empty, size)?;
@@ -123,7 +130,7 @@ fn churn() -> Outcome {
 fn threads() -> Outcome {
     const THREADS: usize = 4;
     let store = Store::new(config(BUDGET));
-    let empty = resident()?;
+    let empty = resident("self")?;
     let size: fn(usize) -> usize = |random| 1 + random % (16 << 10);
     let (filled, measured) = (Barrier::new(THREADS + 1), Barrier::new(THREADS + 1));
     let run = |thread: usize| {
@@ -145,10 +152,50 @@ fn threads() -> Outcome {
     })
 }
 
+/// A node with a budget of 128 MiB takes four times as much in batches over four connections.
+fn node(name: &str, size: fn(usize) -> usize) -> Outcome {
+    const CONNECTIONS: usize = 4;
+    let node = common::Node::start(common::SHOAL, "memory", "127.0.0.1:0", &["--max-memory", "128MiB"])?;
+    let process = node.process.0.id().to_string();
+    let empty = resident(&process)?;
+    let put = &|connection: usize| -> Result<(), String> {
+        let (mut filled, mut random) = (0, connection + 1);
+        while filled < 4 * BUDGET / CONNECTIONS {
+            let (mut operations, mut bytes) = (Vec::new(), 0);
+            while operations.len() < 1000 && bytes < MIB {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                let value = "v".repeat(size(random >> 1));
+                bytes += value.len() + 16;
+                operations.push(json!({"op": "put", "key": format!("{random:016x}"), "value": value}));
+            }
+            filled += bytes;
+            let body = json!({"operations": operations}).to_string();
+            match common::http(node.address, "POST", "/api/v1/batch", &body) {
+                Ok((200, _)) => {}
+                other => return Err(format!("a batch came back with {other:?}")),
+            }
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let connections: Vec<_> = (0..CONNECTIONS).map(|number| scope.spawn(move || put(number))).collect();
+        connections.into_iter().try_for_each(|put| put.join().map_err(|_| "a thread panicked".to_string())?)
+    })?;
+    let ratio = (resident(&process)? - empty) as f64 / BUDGET as f64;
+    let verdict = if ratio <= RATIO_MAX { "" } else { " TOO MUCH" };
+    println!(
+        "a node filled with values of {name}: resident ÷ budget {ratio:.3}{verdict}; {} MiB empty",
+        empty / MIB
+    );
+    Ok(())
+}
+
 /// Resident memory at once, and after some seconds with a trickle of writes, in which an allocator that keeps freed memory
 /// for a while would give it back.
 fn report(name: &str, store: &Store, empty: usize, size: fn(usize) -> usize) -> Outcome {
-    let ratio = || resident().map(|bytes| bytes.saturating_sub(empty) as f64 / BUDGET as f64);
+    let ratio = || resident("self").map(|bytes| bytes.saturating_sub(empty) as f64 / BUDGET as f64);
     let at_once = ratio()?;
     for pause in 1..=8 {
         sleep(Duration::from_millis(300));
@@ -183,8 +230,8 @@ fn fill(store: &Store, first: usize, total: usize, size: fn(usize) -> usize) -> 
     Ok(())
 }
 
-fn config(memory_bytes_max: usize) -> StoreConfig {
-    StoreConfig { memory_bytes_max, value_bytes_max: MIB, hash_seed: 0x5eed }
+fn config(resident_bytes_max: usize) -> StoreConfig {
+    StoreConfig::for_resident(resident_bytes_max, MIB, 0x5eed)
 }
 
 /// Sixteen bytes.
@@ -206,8 +253,8 @@ fn hit(store: &Store, number: usize) -> bool {
 }
 
 /// Resident bytes of this process: the second number of `/proc/self/statm`, in pages of 4 KiB.
-fn resident() -> Result<usize, Box<dyn Error>> {
-    let statm = fs::read_to_string("/proc/self/statm")?;
+fn resident(process: &str) -> Result<usize, Box<dyn Error>> {
+    let statm = fs::read_to_string(format!("/proc/{process}/statm"))?;
     let pages: usize = statm.split(' ').nth(1).ok_or("statm has no second field")?.parse()?;
     Ok(pages * 4096)
 }

@@ -168,7 +168,7 @@ impl TryFrom<&NodeArgs> for Config {
             drain_timeout: DRAIN_TIMEOUT,
             node: NodeConfig {
                 copies,
-                store: StoreConfig { memory_bytes_max, value_bytes_max, hash_seed: random.random() },
+                store: StoreConfig::for_resident(memory_bytes_max, value_bytes_max, random.random()),
                 request_timeout: REQUEST_TIMEOUT,
                 seeds: args.join.clone(),
             },
@@ -260,7 +260,7 @@ mod tests {
         let config = parse(&[]).unwrap();
         assert_eq!(config.listen.to_string(), "127.0.0.1:8001");
         assert_eq!(config.node.copies.get(), 2);
-        assert_eq!(config.node.store.memory_bytes_max, 256 << 20);
+        assert_eq!(config.node.store.memory_bytes_max, 240 << 20);
         assert_eq!(config.http.value_bytes_max, 8 << 20);
         assert_eq!(config.gossip.detection, Detection::Lan);
     }

@@ -35,6 +35,17 @@ pub struct StoreConfig {
     pub hash_seed: u64,
 }
 
+impl StoreConfig {
+    /// A store whose *resident* memory is to stay at about `resident_bytes_max`.
+    ///
+    /// A sixteenth is left for what the allocator cannot use of its pages: requests allocate and free between the entries.
+    /// Measured by `benches/memory.rs`, with whole nodes that are filled over HTTP.
+    #[must_use]
+    pub fn for_resident(resident_bytes_max: usize, value_bytes_max: usize, hash_seed: u64) -> StoreConfig {
+        StoreConfig { memory_bytes_max: resident_bytes_max / 16 * 15, value_bytes_max, hash_seed }
+    }
+}
+
 /// The entries of a node, shared by all its threads.
 pub struct Store {
     shards: Box<[Mutex<Shard>]>,
