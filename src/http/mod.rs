@@ -1,8 +1,8 @@
 //! The HTTP edge: turns requests into calls on [`Node`], and answers into bytes.
 //!
-//! Routes and handlers are axum's. Connections are accepted by a loop of our own over hyper, which sets TCP_NODELAY,
-//! bounds what a client can make long or slow, and hands requests about keys to `cache` before the router: at the rate
-//! these come the router's boxed futures and bodies were a sixth of a local GET.
+//! Routes and handlers are axum's. Connections are accepted by a loop of our own over hyper, which sets TCP_NODELAY and
+//! bounds what a client can make long or slow. Requests about keys go to `cache` before the router, which boxes a future and
+//! a body for each: the plainest handler behind it cost 8.2 us of CPU where hyper alone cost 6.9 (measured for the design).
 
 mod admin;
 mod batch;
