@@ -2,33 +2,23 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use bytes::{Buf, Bytes, BytesMut};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use rand::RngExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{Notify, oneshot};
 use tokio::time::{Duration, Instant, timeout, timeout_at};
-use tokio_util::sync::CancellationToken;
-use tracing::debug;
 
-use super::frame::{self, Frame};
+use super::connection::{Connection, Replied};
 use super::message::{Reply, Request};
-use super::{
-    BULK_BYTES, CLUSTER_HEADER, CONNECT_TIMEOUT, Lane, LinkConfig, OUTSTANDING_MAX, PATH, PROTOCOL,
-    QUEUED_BYTES_MAX,
-};
+use super::{BULK_BYTES, CLUSTER_HEADER, CONNECT_TIMEOUT, Lane, LinkConfig, PATH, PROTOCOL};
 use crate::net::TcpStream;
 use crate::telemetry::Metrics;
 
 /// The first wait after a failed connection; doubles up to the second, each shortened at random by up to half.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)];
-/// How often the writer lets others go first while that brings more requests. A round is one look at what is ready, so this
-/// holds a request back by microseconds at most.
-const GATHER_ROUNDS_MAX: usize = 16;
 /// The longest answer to an upgrade request.
 const RESPONSE_BYTES_MAX: usize = 8 << 10;
 
@@ -56,9 +46,6 @@ pub enum LinkError {
     #[error("the request is too long for a frame")]
     TooLong,
 }
-
-/// A reply and the raw values behind it.
-type Replied = (Reply, Bytes);
 
 /// The links of one node to all of its peers.
 #[derive(Debug)]
@@ -149,30 +136,7 @@ impl Pool {
                 }
             }
         };
-        let (answer, reply) = oneshot::channel();
-        let left = deadline.saturating_duration_since(Instant::now()).as_millis() as u32;
-        let id = connection.enqueue(request, values, left, answer)?;
-        let withdraw = Withdraw { connection: &connection, id };
-        match timeout_at(deadline, reply).await {
-            Ok(Ok(replied)) => {
-                std::mem::forget(withdraw);
-                Ok(replied)
-            }
-            Ok(Err(_)) => Err(LinkError::Broken(peer.address)),
-            Err(_) => Err(silent),
-        }
-    }
-}
-
-/// Forgets a request whose caller stopped waiting; a late reply is then dropped by its id.
-struct Withdraw<'a> {
-    connection: &'a Connection,
-    id: u32,
-}
-
-impl Drop for Withdraw<'_> {
-    fn drop(&mut self) {
-        self.connection.queue.lock().outstanding.remove(&self.id);
+        connection.ask(request, values, deadline).await
     }
 }
 
@@ -212,7 +176,7 @@ struct Failing {
 
 impl Line {
     fn open(&self) -> Option<Arc<Connection>> {
-        self.current.load_full().filter(|connection| !connection.closed.is_cancelled())
+        self.current.load_full().filter(|connection| !connection.is_closed())
     }
 
     async fn connect(
@@ -285,164 +249,4 @@ async fn upgrade(
     }
     let text = String::from_utf8_lossy(&response);
     Err(format!("it refused the link: {}", text.lines().next().unwrap_or_default()))
-}
-
-#[derive(Debug)]
-struct Connection {
-    address: SocketAddr,
-    queue: Mutex<Queue>,
-    /// Wakes the writer.
-    wake: Notify,
-    closed: CancellationToken,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    out: BytesMut,
-    last_id: u32,
-    outstanding: HashMap<u32, oneshot::Sender<Replied>>,
-}
-
-impl Connection {
-    fn start(
-        address: SocketAddr,
-        stream: TcpStream,
-        early: BytesMut,
-        config: &LinkConfig,
-        metrics: &Arc<Metrics>,
-    ) -> Arc<Connection> {
-        let connection = Arc::new(Connection {
-            address,
-            queue: Mutex::default(),
-            wake: Notify::new(),
-            closed: CancellationToken::new(),
-        });
-        let (reading, writing) = stream.into_split();
-        let bytes_max = config.frame_bytes_max();
-        tokio::spawn(connection.clone().read(reading, early, bytes_max, metrics.clone()));
-        tokio::spawn(connection.clone().write(writing, metrics.clone()));
-        connection
-    }
-
-    fn enqueue(
-        &self,
-        request: &Request,
-        values: &[Bytes],
-        deadline_ms: u32,
-        answer: oneshot::Sender<Replied>,
-    ) -> Result<u32, LinkError> {
-        let mut queue = self.queue.lock();
-        // Checked under the lock: `close` takes it to fail everything that is outstanding.
-        if self.closed.is_cancelled() {
-            return Err(LinkError::Broken(self.address));
-        }
-        if queue.outstanding.len() >= OUTSTANDING_MAX || queue.out.len() >= QUEUED_BYTES_MAX {
-            return Err(LinkError::Overloaded(self.address));
-        }
-        let id = queue.free_id();
-        if !frame::encode(&mut queue.out, id, deadline_ms, request, values) {
-            return Err(LinkError::TooLong);
-        }
-        queue.outstanding.insert(id, answer);
-        drop(queue);
-        self.wake.notify_one();
-        Ok(id)
-    }
-
-    /// Every waiting caller is told that the link broke.
-    fn close(&self) {
-        let mut queue = self.queue.lock();
-        self.closed.cancel();
-        queue.outstanding.clear();
-        queue.out = BytesMut::new();
-        drop(queue);
-        self.wake.notify_one();
-    }
-
-    async fn write(self: Arc<Connection>, mut stream: impl AsyncWriteExt + Unpin, metrics: Arc<Metrics>) {
-        let mut batch = BytesMut::new();
-        while !self.closed.is_cancelled() {
-            self.wake.notified().await;
-            self.gather().await;
-            loop {
-                batch.clear();
-                std::mem::swap(&mut batch, &mut self.queue.lock().out);
-                if batch.is_empty() {
-                    break;
-                }
-                metrics.link_sent_bytes.inc_by(batch.len() as u64);
-                if let Err(error) = stream.write_all(&batch).await {
-                    debug!(peer = %self.address, %error, "writing to a link");
-                    return self.close();
-                }
-            }
-        }
-    }
-
-    /// Goes round the scheduler for as long as that brings more requests, so that those of this moment leave in one write.
-    async fn gather(&self) {
-        let mut gathered = 0;
-        for _ in 0..GATHER_ROUNDS_MAX {
-            tokio::task::yield_now().await;
-            let bytes = self.queue.lock().out.len();
-            if bytes == gathered || bytes >= BULK_BYTES {
-                return;
-            }
-            gathered = bytes;
-        }
-    }
-
-    async fn read(
-        self: Arc<Connection>,
-        mut stream: impl AsyncReadExt + Unpin,
-        mut buffer: BytesMut,
-        bytes_max: usize,
-        metrics: Arc<Metrics>,
-    ) {
-        let mut closing = pin!(self.closed.cancelled());
-        let reason = loop {
-            match self.deliver(&mut buffer, bytes_max) {
-                Ok(()) => {}
-                Err(error) => {
-                    metrics.link_rejected.inc();
-                    break error.to_string();
-                }
-            }
-            buffer.reserve(4 << 10);
-            tokio::select! {
-                read = stream.read_buf(&mut buffer) => match read {
-                    Ok(0) => break "the peer closed it".to_string(),
-                    Ok(bytes) => metrics.link_received_bytes.inc_by(bytes as u64),
-                    Err(error) => break error.to_string(),
-                },
-                () = &mut closing => break "no longer wanted".to_string(),
-            }
-        };
-        debug!(peer = %self.address, reason, "a link closed");
-        self.close();
-    }
-
-    /// Hands every whole frame in `buffer` to whoever waits for it.
-    fn deliver(&self, buffer: &mut BytesMut, bytes_max: usize) -> Result<(), frame::FrameError> {
-        while let Some(Frame { id, head, value, .. }) = frame::decode::<Reply>(buffer, bytes_max)? {
-            let waiting = self.queue.lock().outstanding.remove(&id);
-            // Nobody waits any more for a late reply.
-            if let Some(waiting) = waiting {
-                let _ = waiting.send((head, value));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Queue {
-    /// The next id that no outstanding request has.
-    fn free_id(&mut self) -> u32 {
-        loop {
-            self.last_id = self.last_id.wrapping_add(1);
-            if !self.outstanding.contains_key(&self.last_id) {
-                return self.last_id;
-            }
-        }
-    }
 }

@@ -5,6 +5,7 @@
 //! this node, never sent on.
 
 mod client;
+mod connection;
 mod frame;
 mod message;
 mod server;
