@@ -13,7 +13,7 @@ use tokio::time::{Duration, Instant, timeout, timeout_at};
 
 use super::connection::{Connection, Replied};
 use super::message::{Reply, Request};
-use super::{BULK_BYTES, CLUSTER_HEADER, CONNECT_TIMEOUT, Lane, LinkConfig, PATH, PROTOCOL};
+use super::{BULK_BYTES, CLUSTER_HEADER, CONNECT_TIMEOUT, Lane, LinkConfig, LinkError, PATH, PROTOCOL};
 use crate::net::TcpStream;
 use crate::telemetry::Metrics;
 
@@ -21,31 +21,6 @@ use crate::telemetry::Metrics;
 const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)];
 /// The longest answer to an upgrade request.
 const RESPONSE_BYTES_MAX: usize = 8 << 10;
-
-/// Why a peer did not answer.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum LinkError {
-    /// No connection could be made. Nothing was sent.
-    #[error("{address} cannot be reached: {reason}")]
-    Unreachable {
-        /// The peer.
-        address: SocketAddr,
-        /// What went wrong.
-        reason: String,
-    },
-    /// The connection broke while the request was under way: it may have been done.
-    #[error("the link to {0} broke")]
-    Broken(SocketAddr),
-    /// The deadline passed: it may have been done.
-    #[error("{0} did not answer in time")]
-    Silent(SocketAddr),
-    /// Too much is under way to this peer. Nothing was sent.
-    #[error("too many requests are under way to {0}")]
-    Overloaded(SocketAddr),
-    /// The request does not fit a frame. Nothing was sent.
-    #[error("the request is too long for a frame")]
-    TooLong,
-}
 
 /// The links of one node to all of its peers.
 #[derive(Debug)]

@@ -16,10 +16,9 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::client::LinkError;
 use super::frame::{self, Frame};
 use super::message::{Reply, Request};
-use super::{BULK_BYTES, LinkConfig, OUTSTANDING_MAX, QUEUED_BYTES_MAX};
+use super::{BULK_BYTES, LinkConfig, LinkError, OUTSTANDING_MAX, QUEUED_BYTES_MAX};
 use crate::net::TcpStream;
 use crate::telemetry::Metrics;
 

@@ -12,9 +12,10 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-pub use self::client::{LinkError, Pool};
+pub use self::client::Pool;
 pub use self::message::{EntryHead, Operation, Outcome, Refusal, Reply, Request};
 pub use self::server::{Answer, Service, serve};
 
@@ -73,4 +74,29 @@ impl Lane {
             Lane::Bulk => "bulk",
         }
     }
+}
+
+/// Why a peer did not answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LinkError {
+    /// No connection could be made. Nothing was sent.
+    #[error("{address} cannot be reached: {reason}")]
+    Unreachable {
+        /// The peer.
+        address: SocketAddr,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The connection broke while the request was under way: it may have been done.
+    #[error("the link to {0} broke")]
+    Broken(SocketAddr),
+    /// The deadline passed: it may have been done.
+    #[error("{0} did not answer in time")]
+    Silent(SocketAddr),
+    /// Too much is under way to this peer. Nothing was sent.
+    #[error("too many requests are under way to {0}")]
+    Overloaded(SocketAddr),
+    /// The request does not fit a frame. Nothing was sent.
+    #[error("the request is too long for a frame")]
+    TooLong,
 }
