@@ -67,7 +67,7 @@ async fn accept(stream: &mut TcpStream) -> bool {
 }
 
 /// A peer that serves `Echo`, and how often it was connected to on each lane.
-async fn echo_peer() -> (std::net::SocketAddr, Arc<[AtomicUsize; 2]>) {
+async fn echo_peer() -> (SocketAddr, Arc<[AtomicUsize; 2]>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let connects: Arc<[AtomicUsize; 2]> = Arc::default();
