@@ -28,6 +28,7 @@ struct World {
     sent: u64,
     cut: HashSet<(u16, u16)>,
     seed: u64,
+    detection: Detection,
 }
 
 fn address(port: u16) -> SocketAddr {
@@ -48,12 +49,17 @@ impl World {
             sent: 0,
             cut: HashSet::new(),
             seed,
+            detection: Detection::Lan,
         }
     }
 
     /// `count` nodes that know each other.
     fn formed(count: u16, seed: u64) -> World {
-        let mut world = World::new(seed);
+        World::formed_with(Detection::Lan, count, seed)
+    }
+
+    fn formed_with(detection: Detection, count: u16, seed: u64) -> World {
+        let mut world = World { detection, ..World::new(seed) };
         for port in 1..=count {
             world.boot(port, 0);
             world.with(port, |machine, now| machine.announce(&[address(1)], now));
@@ -82,7 +88,7 @@ impl World {
 
     /// A process starts, with a wall clock that is `behind_ms` behind the others'.
     fn boot(&mut self, port: u16, behind_ms: u64) {
-        let (now, detection) = (self.present(), Detection::Lan);
+        let (now, detection) = (self.present(), self.detection);
         self.seed += 1;
         let config = GossipConfig { cluster: "sim".into(), detection, seed: self.seed };
         let identity = Identity::new(name(port), address(port), now.wall_ms - behind_ms, self.seed as u16);
@@ -377,6 +383,36 @@ fn a_death_is_known_everywhere_within_two_seconds() {
     // DESIGN's simulated figures for 10 nodes are 1.05 s and 1.7 s.
     assert!(times[20] <= Duration::from_millis(1300), "median {:?}", times[20]);
     assert!(times[38] <= Duration::from_secs(2), "p97 {:?}", times[38]);
+}
+
+#[test]
+fn a_profile_with_more_patience_takes_longer_and_a_shorter_pause_for_no_death() {
+    let median_death = |detection| {
+        let mut times: Vec<Duration> = (0..11)
+            .map(|seed| {
+                let mut world = World::formed_with(detection, 5, seed * 100);
+                let killed_at = world.now;
+                world.kill(3);
+                while world.status_at(1, 3) != Some(Status::Unhealthy) {
+                    world.run(Duration::from_millis(10));
+                }
+                world.now - killed_at
+            })
+            .collect();
+        times.sort();
+        times[5]
+    };
+    let [fast, lan, relaxed] = [Detection::Fast, Detection::Lan, Detection::Relaxed].map(median_death);
+    assert!(fast < Duration::from_millis(700) && fast < lan && lan < relaxed, "{fast:?} {lan:?} {relaxed:?}");
+    // The patience of a profile is its suspicion plus a probe's period at least.
+    for (detection, pause) in [(Detection::Fast, 300), (Detection::Lan, 600), (Detection::Relaxed, 1000)] {
+        let mut world = World::formed_with(detection, 5, 1);
+        world.pause(3);
+        world.run(Duration::from_millis(pause));
+        world.resume(3);
+        world.run(Duration::from_secs(5));
+        assert!(!world.changes_at(1, 3).contains(&Change::Down), "{detection:?}");
+    }
 }
 
 #[test]

@@ -24,6 +24,13 @@ impl Slot {
     ///
     /// Source: the hash tag rule of the Redis Cluster specification, to the letter, so that a Redis Cluster
     /// client can find a key's owner by itself.
+    ///
+    /// ```
+    /// use shoal::model::Slot;
+    ///
+    /// assert_eq!(Slot::of(b"123456789").index(), 0x31C3);
+    /// assert_eq!(Slot::of(b"{user1000}.following"), Slot::of(b"user1000"));
+    /// ```
     pub fn of(key: &[u8]) -> Slot {
         Slot(CRC.checksum(hash_tag(key)) % Slot::COUNT)
     }

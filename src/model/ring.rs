@@ -40,6 +40,19 @@ impl Ring {
     /// Works the table out: some milliseconds for 100 members, so not on a request's way. Duplicates are
     /// ignored, no members give a table without owners. (Members past the 65535th are left out: an index is
     /// 16 bits.)
+    ///
+    /// ```
+    /// use shoal::model::{NodeId, Ring, Slot};
+    /// use std::num::NonZeroU8;
+    ///
+    /// let copies = NonZeroU8::new(2).unwrap();
+    /// let ring = |names: [&str; 3]| Ring::build(names.map(|name| NodeId::parse(name).unwrap()), copies);
+    /// let (here, there) = (ring(["a", "b", "c"]), ring(["c", "a", "b"]));
+    /// assert_eq!(here.fingerprint(), there.fingerprint());
+    /// let slot = Slot::of(b"greeting");
+    /// assert_eq!(here.primary(slot), there.primary(slot));
+    /// assert_eq!(here.owners(slot).count(), 2);
+    /// ```
     pub fn build(members: impl IntoIterator<Item = NodeId>, copies: NonZeroU8) -> Ring {
         let mut members: Vec<NodeId> = members.into_iter().collect();
         members.sort_unstable();
