@@ -82,3 +82,27 @@ impl IntoResponse for ApiError {
         Response::from_parts(head, axum::body::Body::new(body))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_of_a_node_has_its_documented_error_status_and_shape() {
+        let reason = || "why".to_string();
+        for (failure, code, status) in [
+            (NodeError::TooLarge(reason()), "too_large", 413),
+            (NodeError::Overloaded(reason()), "overloaded", 503),
+            (NodeError::NodeNotFound(reason()), "node_not_found", 500),
+            (NodeError::ForwardFailed(reason()), "forward_failed", 500),
+            (NodeError::DecodeFailed(reason()), "decode_failed", 500),
+        ] {
+            let error = ApiError::from(failure);
+            let (body, response) = (error.body(), error.to_response());
+            assert_eq!((&body["error"], &body["message"]), (&code.into(), &"why".into()));
+            assert!(body["timestamp"].as_str().is_some_and(|time| time.ends_with('Z')));
+            assert_eq!(response.status(), status);
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), status == 503, "{code}");
+        }
+    }
+}

@@ -23,6 +23,17 @@ fn a_killed_node_is_unhealthy_everywhere_within_two_and_a_half_seconds() {
 }
 
 #[test]
+fn until_a_death_is_known_a_request_for_the_dead_nodes_key_says_that_it_could_not_be_forwarded() {
+    let _alone = crate::measured();
+    let mut cluster = Cluster::start_with(2, &["--copies", "1", "--detection", "relaxed"]);
+    let key = cluster.key_owned_by(2);
+    cluster[1].put(&key, "value");
+    cluster.kill(2);
+    let message = cluster[1].read(&key).expect_error(500, "forward_failed");
+    assert!(message.contains("127.0.0.1:"), "{message}");
+}
+
+#[test]
 fn the_keys_of_a_killed_node_are_misses_not_errors_and_can_be_written_again() {
     let mut cluster = Cluster::start_with(3, &["--copies", "1"]);
     for (key, value) in pairs(60) {
