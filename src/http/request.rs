@@ -24,12 +24,11 @@ const OCTETS: &str = "application/octet-stream";
 
 /// The key in the rest of a path.
 pub(super) fn key(encoded: &str) -> Result<Key, ApiError> {
-    if !encoded.contains('%') {
-        return Key::parse(encoded).map_err(|error| ApiError::invalid(error.to_string()));
-    }
-    let decoded = percent_decode_str(encoded).decode_utf8();
-    let text = decoded.map_err(|_| ApiError::invalid("the key is not UTF-8 after percent-decoding"))?;
-    Key::parse(&*text).map_err(|error| ApiError::invalid(error.to_string()))
+    let key = match encoded.contains('%') {
+        false => Key::parse(encoded),
+        true => Key::from_bytes(&percent_decode_str(encoded).collect::<Vec<_>>()),
+    };
+    key.map_err(|error| ApiError::invalid(error.to_string()))
 }
 
 /// The value in a PUT's body: raw bytes, or a JSON object if the content type says so.
