@@ -159,8 +159,9 @@ impl TryFrom<&NodeArgs> for Config {
         if value_bytes_max == 0 || value_bytes_max > VALUE_BYTES_MAX {
             return Err(bad("max-value-size", &args.max_value_size, "must be from 1B to 1GiB"));
         }
-        let link = LinkConfig { cluster: args.cluster.clone(), value_bytes_max };
         let mut random = rand::rng();
+        let seed = random.random();
+        let link = LinkConfig { cluster: args.cluster.clone(), value_bytes_max, seed };
         Ok(Config {
             listen,
             advertise,
@@ -170,6 +171,7 @@ impl TryFrom<&NodeArgs> for Config {
                 copies,
                 store: StoreConfig::for_resident(memory_bytes_max, value_bytes_max, random.random()),
                 request_timeout: REQUEST_TIMEOUT,
+                seed,
                 seeds: args.join.clone(),
             },
             gossip: GossipConfig {
@@ -179,7 +181,7 @@ impl TryFrom<&NodeArgs> for Config {
                     DetectionArg::Fast => Detection::Fast,
                     DetectionArg::Relaxed => Detection::Relaxed,
                 },
-                seed: random.random(),
+                seed,
             },
             http: HttpConfig { value_bytes_max, access_log: args.access_log, link: link.clone() },
             link,

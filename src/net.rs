@@ -1,8 +1,10 @@
-//! The outside world: the one place that names the network and the wall clock.
+//! The outside world: the one place that names the network, the wall clock and the start of a task.
 //!
-//! Everything else takes its sockets from here and its time from a [`WallClock`] that it was handed, so that a whole
-//! node runs unchanged on a simulated network and clock (feature `sim`).
+//! Everything else takes its sockets from here, its time from a [`WallClock`] that it was handed, and starts its tasks
+//! through [`spawn`] or [`task`], so that a whole node runs unchanged on a simulated network and clock, and can be stopped
+//! there like a process (feature `sim`).
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,6 +12,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub use tokio::net::{TcpListener, TcpStream, UdpSocket, lookup_host};
 #[cfg(feature = "sim")]
 pub use turmoil::net::{TcpListener, TcpStream, UdpSocket, lookup_host};
+
+/// Starts a task of this node.
+pub fn spawn<F>(future: F) -> tokio::task::JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    tokio::spawn(task(future))
+}
+
+/// What a set of tasks is to be given instead of `future` itself.
+pub fn task<F: Future>(future: F) -> F {
+    future
+}
 
 /// Says what time it is, in unix milliseconds.
 #[derive(Clone)]

@@ -17,7 +17,7 @@ use crate::gossip::{self, Identity};
 use crate::http;
 use crate::link::Pool;
 use crate::model::NodeId;
-use crate::net::{TcpListener, UdpSocket, WallClock};
+use crate::net::{TcpListener, UdpSocket, WallClock, spawn};
 use crate::node::{Node, Stop};
 use crate::telemetry::Metrics;
 
@@ -121,7 +121,7 @@ pub fn start(config: Config, bound: Bound, wall: WallClock, random: &mut impl ra
     let links = Pool::new(config.link.clone(), Arc::clone(&metrics));
     let node = Node::start(config.node, gossip, links, wall, metrics, &mut tasks);
     let stopping = CancellationToken::new();
-    let edge = tokio::spawn(http::serve(bound.tcp, node.clone(), config.http, stopping.clone()));
+    let edge = spawn(http::serve(bound.tcp, node.clone(), config.http, stopping.clone()));
     Server { node, address: bound.address, stopping, edge, tasks, drain_timeout: config.drain_timeout }
 }
 

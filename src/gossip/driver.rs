@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 
 use super::machine::{LATE, Machine, Now};
 use super::{Command, Gossip, GossipConfig, GossipEvent, Identity};
-use crate::net::{UdpSocket, WallClock};
+use crate::net::{UdpSocket, WallClock, spawn};
 use crate::telemetry::Metrics;
 
 /// Larger than any datagram of ours; a longer one is cut off and refused.
@@ -43,7 +43,7 @@ pub fn start(
     let (events, _) = broadcast::channel(EVENTS_KEPT);
     let driver =
         Driver { socket, machine, clock, metrics, inbox, publish, events: events.clone(), foreign_at: None };
-    (Gossip { identity, commands, view, events }, tokio::spawn(driver.run()))
+    (Gossip { identity, commands, view, events }, spawn(driver.run()))
 }
 
 struct Driver {

@@ -11,7 +11,7 @@ use super::error::ApiError;
 use super::request::{self, JsonValue};
 use super::{Edge, reply};
 use crate::link::BATCH_BYTES_MAX;
-use crate::model::Key;
+use crate::model::{Condition, Key};
 use crate::node::Operation;
 use crate::telemetry::{self, Route};
 
@@ -79,8 +79,8 @@ fn parse(item: Item, bytes_max: usize) -> Result<Operation, ApiError> {
     let key = Key::parse(item.key).map_err(|error| ApiError::invalid(error.to_string()))?;
     match item.op.as_str() {
         "get" => Ok(Operation::Get(key)),
-        "delete" => Ok(Operation::Delete(key)),
-        "put" => Ok(Operation::Put(key, item.value.into_value(bytes_max)?)),
+        "delete" => Ok(Operation::Delete(key, Condition::Always)),
+        "put" => Ok(Operation::Put(key, item.value.into_value(bytes_max)?, Condition::Always)),
         other => {
             Err(ApiError::invalid(format!("\"op\" is {other:?}; it must be \"get\", \"put\" or \"delete\"")))
         }

@@ -10,7 +10,7 @@ use hyper::{Method, Request, Response};
 
 use super::error::ApiError;
 use super::{Edge, reply, request};
-use crate::model::Key;
+use crate::model::{Condition, Key};
 use crate::node::{Done, NodeError, Operation, Outcome};
 use crate::telemetry::{self, Route};
 
@@ -63,7 +63,7 @@ async fn answer(
         {
             reply::raw(entry, now_ms)
         }
-        (Outcome::Stored(version), Form::Raw) => reply::stored_raw(*version),
+        (Outcome::Stored { version, .. }, Form::Raw) => reply::stored_raw(*version),
         _ => reply::to_response(&operation, &done, now_ms),
     })
 }
@@ -87,12 +87,12 @@ async fn read(edge: &Edge, key: Key, request: Request<Incoming>) -> Result<(Oper
             let accepted = head.headers.get(ACCEPT).and_then(|value| value.to_str().ok());
             Ok((Operation::Get(key), accepted.map_or(Form::Json, |text| Form::Accepted(text.into()))))
         }
-        Method::DELETE => Ok((Operation::Delete(key), Form::Json)),
+        Method::DELETE => Ok((Operation::Delete(key, Condition::Always), Form::Json)),
         Method::PUT => {
             let is_json = request::content_type(&head.headers)? == Some("application/json");
             let bytes_max = edge.config.value_bytes_max;
             let new = request::new_value(&head.headers, head.uri.query(), body, bytes_max).await?;
-            Ok((Operation::Put(key, new), if is_json { Form::Json } else { Form::Raw }))
+            Ok((Operation::Put(key, new, Condition::Always), if is_json { Form::Json } else { Form::Raw }))
         }
         other => Err(ApiError::method_not_allowed(format!("{other}; a key takes GET, HEAD, PUT and DELETE"))),
     }
@@ -103,7 +103,7 @@ fn note(edge: &Edge, operation: &Operation, result: &Result<(Done, Route), NodeE
     let (kind, name) = match operation {
         Operation::Get(_) => (telemetry::Operation::Get, "GET"),
         Operation::Put(..) => (telemetry::Operation::Put, "PUT"),
-        Operation::Delete(_) => (telemetry::Operation::Delete, "DELETE"),
+        Operation::Delete(..) => (telemetry::Operation::Delete, "DELETE"),
     };
     let route = result.as_ref().map_or(Route::Local, |(_, route)| *route);
     edge.node.metrics().request(kind, route, took);
@@ -111,8 +111,8 @@ fn note(edge: &Edge, operation: &Operation, result: &Result<(Done, Route), NodeE
         let status = match result.as_ref().map(|(done, _)| &done.outcome) {
             Ok(Outcome::Hit(_)) => "hit",
             Ok(Outcome::Miss) => "miss",
-            Ok(Outcome::Stored(_)) => "stored",
-            Ok(Outcome::Deleted(_)) => "deleted",
+            Ok(Outcome::Stored { .. }) => "stored",
+            Ok(Outcome::Deleted { .. }) => "deleted",
             Err(_) => "error",
         };
         let duration = format!("{}ms", took.as_millis());

@@ -65,6 +65,9 @@ impl From<NodeError> for ApiError {
         let message = error.to_string();
         match error {
             NodeError::TooLarge(_) => ApiError::too_large(message),
+            NodeError::PreconditionFailed(_) => {
+                ApiError { status: StatusCode::PRECONDITION_FAILED, code: "precondition_failed", message }
+            }
             NodeError::Overloaded(_) => {
                 ApiError { status: StatusCode::SERVICE_UNAVAILABLE, code: "overloaded", message }
             }
@@ -92,6 +95,7 @@ mod tests {
         let reason = || "why".to_string();
         for (failure, code, status) in [
             (NodeError::TooLarge(reason()), "too_large", 413),
+            (NodeError::PreconditionFailed(reason()), "precondition_failed", 412),
             (NodeError::Overloaded(reason()), "overloaded", 503),
             (NodeError::NodeNotFound(reason()), "node_not_found", 500),
             (NodeError::ForwardFailed(reason()), "forward_failed", 500),

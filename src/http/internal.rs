@@ -14,7 +14,7 @@ use super::error::ApiError;
 use super::{Edge, health_status, request};
 use crate::link::{self, Lane};
 use crate::model::NodeId;
-use crate::net::{TcpStream, lookup_host};
+use crate::net::{TcpStream, lookup_host, spawn};
 
 #[derive(Deserialize)]
 struct Join {
@@ -94,7 +94,7 @@ pub(super) async fn upgrade(
         return Err(ApiError { status: StatusCode::FORBIDDEN, code: "forbidden", message });
     }
     let bulk = header(headers, Lane::HEADER) == Some(Lane::Bulk.as_str());
-    tokio::spawn(run_link(edge, hyper::upgrade::on(request), bulk));
+    spawn(run_link(edge, hyper::upgrade::on(request), bulk));
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     response.headers_mut().insert(UPGRADE, HeaderValue::from_static(link::PROTOCOL));

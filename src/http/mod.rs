@@ -36,7 +36,7 @@ use tracing::{debug, warn};
 use self::cache::Reach;
 use self::error::ApiError;
 use crate::link::LinkConfig;
-use crate::net::{TcpListener, TcpStream};
+use crate::net::{TcpListener, TcpStream, task};
 use crate::node::Node;
 
 /// A request's head must be there within this long, and fit this much memory.
@@ -87,7 +87,7 @@ pub async fn serve(listener: TcpListener, node: Node, config: HttpConfig, stoppi
         match accepted {
             Ok((stream, _)) => {
                 edge.node.metrics().http_connections.inc();
-                connections.spawn(connection(stream, edge.clone(), router.clone()));
+                connections.spawn(task(connection(stream, edge.clone(), router.clone())));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: wait for some to be closed.

@@ -30,8 +30,8 @@ pub(super) fn to_response(operation: &Operation, done: &Done, now_ms: u64) -> Re
     let mut response = json(status(&done.outcome), body);
     match &done.outcome {
         Outcome::Hit(entry) => add_entry_headers(&mut response, entry, now_ms),
-        Outcome::Stored(version) => drop(response.headers_mut().insert(ETAG, etag(*version))),
-        Outcome::Miss | Outcome::Deleted(_) => {}
+        Outcome::Stored { version, .. } => drop(response.headers_mut().insert(ETAG, etag(*version))),
+        Outcome::Miss | Outcome::Deleted { .. } => {}
     }
     response
 }
@@ -59,7 +59,7 @@ pub(super) fn stored_raw(version: Version) -> Response<Full<Bytes>> {
 pub(super) fn status(outcome: &Outcome) -> StatusCode {
     match outcome {
         Outcome::Miss => StatusCode::NOT_FOUND,
-        Outcome::Hit(_) | Outcome::Stored(_) | Outcome::Deleted(_) => StatusCode::OK,
+        Outcome::Hit(_) | Outcome::Stored { .. } | Outcome::Deleted { .. } => StatusCode::OK,
     }
 }
 
@@ -86,14 +86,14 @@ pub(super) fn write_body(
             object.found(false);
             object.field("message", "key not found");
         }
-        (Outcome::Stored(_), Operation::Put(key, NewValue { value, .. })) => {
+        (Outcome::Stored { .. }, Operation::Put(key, NewValue { value, .. }, _)) => {
             object.key(key);
             object.value(value);
             object.found(true);
             object.field("message", "success");
         }
-        (Outcome::Stored(_), _) => object.field("message", "success"),
-        (Outcome::Deleted(found), _) => {
+        (Outcome::Stored { .. }, _) => object.field("message", "success"),
+        (Outcome::Deleted { found, .. }, _) => {
             object.field("message", "deleted");
             object.key(operation.key());
             object.found(*found);
@@ -110,7 +110,7 @@ pub(super) fn write_body(
 fn body_bytes(operation: &Operation, done: &Done) -> usize {
     let value = match (&done.outcome, operation) {
         (Outcome::Hit(entry), _) => entry.value.len(),
-        (Outcome::Stored(_), Operation::Put(_, new)) => new.value.len(),
+        (Outcome::Stored { .. }, Operation::Put(_, new, _)) => new.value.len(),
         _ => 0,
     };
     operation.key().as_str().len() + value + value / 16 + 160

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::RwLock;
-use rand::RngExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
 use super::connection::{Connection, Replied};
 use super::message::{Reply, Request};
 use super::{BULK_BYTES, CLUSTER_HEADER, CONNECT_TIMEOUT, Lane, LinkConfig, LinkError, PATH, PROTOCOL};
-use crate::net::TcpStream;
+use crate::model::mix;
+use crate::net::{TcpStream, spawn};
 use crate::telemetry::Metrics;
 
 /// The first wait after a failed connection; doubles up to the second, each shortened at random by up to half.
@@ -104,7 +104,7 @@ impl Pool {
                 let connecting =
                     line.clone().connect(peer.address, lane, self.config.clone(), self.metrics.clone());
                 // On a task of its own: a caller that gives up must not take the connection from those behind it.
-                match timeout_at(deadline, tokio::spawn(connecting)).await {
+                match timeout_at(deadline, spawn(connecting)).await {
                     Ok(Ok(connected)) => connected?,
                     Ok(Err(_)) => return Err(LinkError::Broken(peer.address)),
                     Err(_) => return Err(silent),
@@ -182,7 +182,8 @@ impl Line {
             }
             Err(reason) => {
                 let pause = failing.as_ref().map_or(BACKOFF[0], |failed| (failed.pause * 2).min(BACKOFF[1]));
-                let until = Instant::now() + pause.mul_f64(rand::rng().random_range(0.5..=1.0));
+                let shortened = mix::mix(config.seed ^ u64::from(address.port()) ^ pause.as_millis() as u64);
+                let until = Instant::now() + pause.mul_f64(0.5 + (shortened % 512) as f64 / 1024.0);
                 *failing = Some(Failing { until, pause, reason: reason.clone() });
                 Err(LinkError::Unreachable { address, reason })
             }

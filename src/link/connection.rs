@@ -19,7 +19,7 @@ use tracing::debug;
 use super::frame::{self, Frame};
 use super::message::{Reply, Request};
 use super::{BULK_BYTES, LinkConfig, LinkError, OUTSTANDING_MAX, QUEUED_BYTES_MAX};
-use crate::net::TcpStream;
+use crate::net::{TcpStream, spawn};
 use crate::telemetry::Metrics;
 
 /// How often the writer lets others go first while that brings more requests. A round is one look at what is ready, so this
@@ -61,8 +61,8 @@ impl Connection {
         });
         let (reading, writing) = stream.into_split();
         let bytes_max = config.frame_bytes_max();
-        tokio::spawn(connection.clone().read(reading, early, bytes_max, metrics.clone()));
-        tokio::spawn(connection.clone().write(writing, metrics.clone()));
+        spawn(connection.clone().read(reading, early, bytes_max, metrics.clone()));
+        spawn(connection.clone().write(writing, metrics.clone()));
         connection
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{NodeId, Version};
+use crate::model::{Condition, NodeId, Version};
 
 /// One operation on one key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,8 @@ pub enum Operation {
     Put {
         /// The key.
         key: Box<str>,
+        /// What must hold of it.
+        condition: Condition,
         /// Time to live from the moment of stamping.
         ttl_ms: Option<u64>,
         /// None: a JSON string.
@@ -31,6 +33,8 @@ pub enum Operation {
     Delete {
         /// The key.
         key: Box<str>,
+        /// What must hold of it.
+        condition: Condition,
     },
 }
 
@@ -50,10 +54,20 @@ pub enum Outcome {
     },
     /// The key is not there.
     Miss,
-    /// The value is stored under this version.
-    Stored(Version),
-    /// The key is gone; true if it was there.
-    Deleted(bool),
+    /// The value is stored.
+    Stored {
+        /// Under this version.
+        version: Version,
+        /// Not by all owners yet.
+        degraded: bool,
+    },
+    /// The key is gone.
+    Deleted {
+        /// Whether it was there.
+        found: bool,
+        /// Not at all owners yet.
+        degraded: bool,
+    },
     /// Not done.
     Refused(Refusal),
 }
@@ -67,6 +81,9 @@ pub enum Refusal {
     /// The value is too large for the node that was to hold it.
     #[error("{0}")]
     TooLarge(String),
+    /// The condition of a write does not hold.
+    #[error("{0}")]
+    PreconditionFailed(String),
     /// By this node's table another one is the primary; the asker's table, or this one's, is about to change.
     #[error("the node is not the key's primary")]
     NotPrimary,

@@ -33,6 +33,8 @@ pub struct LinkConfig {
     pub cluster: String,
     /// The longest value that may travel, in bytes.
     pub value_bytes_max: usize,
+    /// For pauses that only have to differ between nodes.
+    pub seed: u64,
 }
 
 impl LinkConfig {

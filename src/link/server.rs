@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::frame::{self, Frame, FrameError};
 use super::message::{Outcome, Refusal, Reply, Request};
 use super::{BULK_BYTES, LinkConfig};
+use crate::net::spawn;
 use crate::telemetry::Metrics;
 
 /// Requests of one connection that may be waiting for something at a time.
@@ -104,7 +105,7 @@ impl Serving {
             Answer::Later(reply) => {
                 self.waiting += 1;
                 let later = self.later.clone();
-                tokio::spawn(async move {
+                spawn(async move {
                     let patience = Duration::from_millis(deadline_ms.into());
                     let answer = timeout(patience, reply).await.ok();
                     // Fails when the connection is gone, and with it whoever asked.

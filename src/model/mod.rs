@@ -3,14 +3,16 @@
 //! Owns no I/O, no clock and no randomness: time and seeds are arguments, and what happened is returned for
 //! the caller to count. Invariant: the same calls give the same results.
 
+mod condition;
 mod entry;
 mod key;
 mod members;
-mod mix;
+pub(crate) mod mix;
 mod ring;
 mod store;
 mod version;
 
+pub use condition::Condition;
 pub use entry::Entry;
 pub use key::{Key, KeyError, NodeId, NodeIdError, Slot, SlotError};
 pub use members::{Change, Counts, Member, Members, Seen, Status};

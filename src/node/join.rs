@@ -6,6 +6,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
@@ -28,6 +30,7 @@ const PULL_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(node: Node) {
     let mut complained_at: Option<Instant> = None;
+    let mut random = StdRng::seed_from_u64(node.0.config.seed);
     let mut pause = ALONE_PAUSE[0];
     let mut was_alone = true;
     loop {
@@ -45,7 +48,7 @@ pub(super) async fn run(node: Node) {
             // Fails when it was set before, which the condition excludes.
             let _ = node.0.ready.set(());
         }
-        let anyone = peers.choose(&mut rand::rng()).copied();
+        let anyone = peers.choose(&mut random).copied();
         if let Some(peer) = anyone {
             // Fails when the peer has just died; another one is asked next time.
             let _ = pull(&node, peer).await;

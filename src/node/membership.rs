@@ -15,6 +15,7 @@ use super::{Contact, FormerPlacement, Node, Placement, rfc3339};
 use crate::gossip::GossipEvent;
 use crate::link::{Reply, Request};
 use crate::model::{Change, Member, Members, NodeId, Ring, Slot, Status};
+use crate::net::task;
 
 /// Changes of this long are taken together: a healing partition renews nearly every identity at once.
 const DEBOUNCE: Duration = Duration::from_millis(50);
@@ -131,7 +132,7 @@ pub(super) async fn follow_events(node: Node, mut events: broadcast::Receiver<Go
             }
             Ok(GossipEvent::NameTaken(other)) => {
                 let node = node.clone();
-                tokio::spawn(async move { super::join::check_name(&node, other).await });
+                crate::net::spawn(async move { super::join::check_name(&node, other).await });
             }
             Err(broadcast::error::RecvError::Lagged(missed)) => warn!(missed, "membership events were lost"),
             Err(broadcast::error::RecvError::Closed) => return,
@@ -171,7 +172,7 @@ pub(super) async fn keep_contact(node: Node) {
         let mut pings = JoinSet::new();
         for peer in node.members().peers() {
             let (node, peer) = (node.clone(), peer.clone());
-            pings.spawn(async move { ping(&node, &peer).await });
+            pings.spawn(task(async move { ping(&node, &peer).await }));
         }
         while pings.join_next().await.is_some() {}
     }

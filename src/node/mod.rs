@@ -34,7 +34,7 @@ pub use self::sync::SyncReport;
 use crate::gossip::Gossip;
 use crate::link::{Answer, Pool, Request, Service};
 use crate::model::{Clock, Key, Lookup, Members, NodeId, Ring, Store, StoreConfig};
-use crate::net::WallClock;
+use crate::net::{WallClock, task};
 use crate::telemetry::Metrics;
 
 /// What a node has to be told.
@@ -46,6 +46,8 @@ pub struct NodeConfig {
     pub store: StoreConfig,
     /// How long one request may take in all.
     pub request_timeout: Duration,
+    /// For choices that only have to differ between nodes.
+    pub seed: u64,
     /// Addresses to join by: `host:port`, resolved again and again until joined.
     pub seeds: Vec<String>,
 }
@@ -155,12 +157,12 @@ impl Node {
             metrics,
             full_sync,
         }));
-        tasks.spawn(membership::follow_view(node.clone()));
-        tasks.spawn(membership::follow_events(node.clone(), node.0.gossip.events()));
-        tasks.spawn(membership::keep_contact(node.clone()));
-        tasks.spawn(join::run(node.clone()));
-        tasks.spawn(sync::run(node.clone(), sync_requests));
-        tasks.spawn(sync::sweep(node.clone()));
+        tasks.spawn(task(membership::follow_view(node.clone())));
+        tasks.spawn(task(membership::follow_events(node.clone(), node.0.gossip.events())));
+        tasks.spawn(task(membership::keep_contact(node.clone())));
+        tasks.spawn(task(join::run(node.clone())));
+        tasks.spawn(task(sync::run(node.clone(), sync_requests)));
+        tasks.spawn(task(sync::sweep(node.clone())));
         node
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::link::{self, LinkError, Refusal};
-use crate::model::{Entry, Key, NodeId, StoreError, Version};
+use crate::model::{Condition, Entry, Key, NodeId, StoreError, Version};
 
 /// One operation on one key.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,9 +14,9 @@ pub enum Operation {
     /// Read.
     Get(Key),
     /// Store.
-    Put(Key, NewValue),
+    Put(Key, NewValue, Condition),
     /// Remove.
-    Delete(Key),
+    Delete(Key, Condition),
 }
 
 /// A value before it has a version.
@@ -37,10 +37,20 @@ pub enum Outcome {
     Hit(Entry),
     /// A read found nothing.
     Miss,
-    /// Stored under this version.
-    Stored(Version),
-    /// Removed; true if there was something.
-    Deleted(bool),
+    /// Stored.
+    Stored {
+        /// Under this version.
+        version: Version,
+        /// Fewer copies than wanted are there; the rest follows.
+        degraded: bool,
+    },
+    /// Removed.
+    Deleted {
+        /// Whether there was something.
+        found: bool,
+        /// Not all owners know of it yet.
+        degraded: bool,
+    },
 }
 
 /// An outcome, and the node that held the key.
@@ -58,6 +68,9 @@ pub enum NodeError {
     /// The value can never be stored. Nothing changed.
     #[error("{0}")]
     TooLarge(String),
+    /// The condition of the write does not hold. Nothing changed.
+    #[error("{0}")]
+    PreconditionFailed(String),
     /// A bounded queue is full. Nothing changed.
     #[error("{0}")]
     Overloaded(String),
@@ -92,6 +105,7 @@ impl From<Refusal> for NodeError {
     fn from(refusal: Refusal) -> NodeError {
         match refusal {
             Refusal::TooLarge(reason) => NodeError::TooLarge(reason),
+            Refusal::PreconditionFailed(reason) => NodeError::PreconditionFailed(reason),
             Refusal::Overloaded => NodeError::Overloaded(refusal.to_string()),
             Refusal::NotPrimary => {
                 NodeError::ForwardFailed("the members disagree about the key's owner".into())
@@ -106,7 +120,7 @@ impl Operation {
     #[must_use]
     pub fn key(&self) -> &Key {
         match self {
-            Operation::Get(key) | Operation::Put(key, _) | Operation::Delete(key) => key,
+            Operation::Get(key) | Operation::Put(key, ..) | Operation::Delete(key, _) => key,
         }
     }
 
@@ -115,10 +129,13 @@ impl Operation {
         let key = self.key().as_str().into();
         match self {
             Operation::Get(_) => (link::Operation::Get { key }, Bytes::new()),
-            Operation::Delete(_) => (link::Operation::Delete { key }, Bytes::new()),
-            Operation::Put(_, new) => {
+            Operation::Delete(_, condition) => {
+                (link::Operation::Delete { key, condition: condition.clone() }, Bytes::new())
+            }
+            Operation::Put(_, new, condition) => {
                 let head = link::Operation::Put {
                     key,
+                    condition: condition.clone(),
                     ttl_ms: new.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
                     content_type: new.content_type.clone(),
                     value_bytes: new.value.len() as u32,
@@ -133,12 +150,13 @@ impl Operation {
         let parse = |key: Box<str>| Key::parse(key).map_err(|error| Refusal::Invalid(error.to_string()));
         Ok(match head {
             link::Operation::Get { key } => Operation::Get(parse(key)?),
-            link::Operation::Delete { key } => Operation::Delete(parse(key)?),
-            link::Operation::Put { key, ttl_ms, content_type, value_bytes } => {
+            link::Operation::Delete { key, condition } => Operation::Delete(parse(key)?, condition),
+            link::Operation::Put { key, condition, ttl_ms, content_type, value_bytes } => {
                 let value = cut(values, value_bytes)?;
                 Operation::Put(
                     parse(key)?,
                     NewValue { value, content_type, ttl: ttl_ms.map(Duration::from_millis) },
+                    condition,
                 )
             }
         })
@@ -158,8 +176,8 @@ pub(super) fn outcome_to_wire(outcome: Result<Outcome, Refusal>) -> (link::Outco
             return (head, entry.value);
         }
         Ok(Outcome::Miss) => link::Outcome::Miss,
-        Ok(Outcome::Stored(version)) => link::Outcome::Stored(version),
-        Ok(Outcome::Deleted(found)) => link::Outcome::Deleted(found),
+        Ok(Outcome::Stored { version, degraded }) => link::Outcome::Stored { version, degraded },
+        Ok(Outcome::Deleted { found, degraded }) => link::Outcome::Deleted { found, degraded },
         Err(refusal) => link::Outcome::Refused(refusal),
     };
     (head, Bytes::new())
@@ -173,8 +191,8 @@ pub(super) fn outcome_from_wire(head: link::Outcome, values: &mut Bytes) -> Resu
             Outcome::Hit(Entry { value, content_type, version, expires_at_ms })
         }
         link::Outcome::Miss => Outcome::Miss,
-        link::Outcome::Stored(version) => Outcome::Stored(version),
-        link::Outcome::Deleted(found) => Outcome::Deleted(found),
+        link::Outcome::Stored { version, degraded } => Outcome::Stored { version, degraded },
+        link::Outcome::Deleted { found, degraded } => Outcome::Deleted { found, degraded },
         link::Outcome::Refused(refusal) => return Err(refusal),
     })
 }

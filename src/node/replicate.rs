@@ -26,7 +26,7 @@ impl Node {
                 .map(|ttl| now_ms.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))),
         };
         self.keep(key, entry)?;
-        Ok(Outcome::Stored(version))
+        Ok(Outcome::Stored { version, degraded: false })
     }
 
     /// The one way into the store.

@@ -15,6 +15,7 @@ use super::operation::outcome_from_wire;
 use super::{Done, Node, NodeError, Operation, Outcome, Placement};
 use crate::link::{self, Refusal, Reply, Request};
 use crate::model::{Entry, Key, NodeId, Ring, Slot, Status};
+use crate::net::task;
 use crate::telemetry::Route;
 
 /// How soon to look at the table again when another node says that it is not the primary.
@@ -69,13 +70,13 @@ impl Node {
         let mut under_way = tokio::task::JoinSet::new();
         for (primary, indexes) in groups {
             let (node, operations) = (self.clone(), operations.clone());
-            under_way.spawn(async move {
+            under_way.spawn(task(async move {
                 let done = match primary {
                     Some(primary) => node.forward_group(&primary, &operations, &indexes).await,
                     None => node.perform_each(&operations, &indexes).await,
                 };
                 indexes.into_iter().zip(done).collect::<Vec<_>>()
-            });
+            }));
         }
         while let Some(group) = under_way.join_next().await {
             for (index, done) in group.into_iter().flatten() {
@@ -90,8 +91,10 @@ impl Node {
     pub(super) fn apply(&self, operation: &Operation) -> Result<Outcome, NodeError> {
         match operation {
             Operation::Get(key) => Ok(self.lookup(key)),
-            Operation::Put(key, new) => self.store_new(key, new),
-            Operation::Delete(key) => Ok(Outcome::Deleted(self.0.store.remove(key, self.now_ms()))),
+            Operation::Put(key, new, _) => self.store_new(key, new),
+            Operation::Delete(key, _) => {
+                Ok(Outcome::Deleted { found: self.0.store.remove(key, self.now_ms()), degraded: false })
+            }
         }
     }
 
@@ -177,7 +180,7 @@ impl Node {
         match operation {
             Operation::Get(_) => *outcome != Outcome::Miss || !self.is_moving(),
             Operation::Put(..) => true,
-            Operation::Delete(_) => !self.is_moving(),
+            Operation::Delete(..) => !self.is_moving(),
         }
     }
 
@@ -201,9 +204,10 @@ impl Node {
         let mut holder = primary.clone();
         let mut outcome = outcome;
         for (former, address) in self.former_owners(key.slot(), primary) {
-            if let Operation::Delete(_) = operation {
+            if let Operation::Delete(..) = operation {
                 let discarded = self.discard_at(&former, address, key, deadline).await;
-                outcome = Outcome::Deleted(outcome == Outcome::Deleted(true) || discarded);
+                let found = discarded || matches!(outcome, Outcome::Deleted { found: true, .. });
+                outcome = Outcome::Deleted { found, degraded: false };
             } else if let Ok(Some(entry)) = self.peek_at(&former, address, key).await {
                 self.write_through(primary, key, &entry, deadline).await;
                 (outcome, holder) = (Outcome::Hit(entry), former);
@@ -258,7 +262,7 @@ impl Node {
         }
         let request = Request::Discard { key: key.as_str().into() };
         let reply = self.0.links.call(address, &request, &[], deadline).await;
-        matches!(reply, Ok((Reply::One(link::Outcome::Deleted(true)), _)))
+        matches!(reply, Ok((Reply::One(link::Outcome::Deleted { found: true, .. }), _)))
     }
 
     pub(super) async fn call(

@@ -14,9 +14,10 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes) -> Answer {
         Request::Peek { key } => one(with_key(key, |key| {
             node.0.store.peek(key, node.now_ms()).map_or(Outcome::Miss, Outcome::Hit)
         })),
-        Request::Discard { key } => {
-            one(with_key(key, |key| Outcome::Deleted(node.0.store.remove(key, node.now_ms()))))
-        }
+        Request::Discard { key } => one(with_key(key, |key| Outcome::Deleted {
+            found: node.0.store.remove(key, node.now_ms()),
+            degraded: false,
+        })),
         Request::Copy(heads) => {
             let reply = node.keep_copies(heads, value).map_or_else(Reply::Refused, |()| Reply::Copied);
             Answer::Now(reply, Vec::new())

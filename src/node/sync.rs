@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::{Node, NodeError};
 use crate::model::{Entry, Fingerprint, Key, NodeId, Ring, Version};
+use crate::net::spawn;
 
 /// Entries and value bytes of one batch.
 const BATCH_ENTRIES: usize = 512;
@@ -65,7 +66,7 @@ pub(super) async fn run(node: Node, mut requests: mpsc::Receiver<oneshot::Sender
         }
         if report.failed > 0 {
             let node = node.clone();
-            tokio::spawn(async move {
+            spawn(async move {
                 sleep(RETRY_PAUSE).await;
                 node.0.misplaced.notify_one();
             });
@@ -163,7 +164,7 @@ fn next_batch(node: &Node, keys: &[Key]) -> (Vec<(Key, Entry)>, usize) {
 
 /// Drops what was moved by the table `ring`, if that is still the one in force after the grace.
 fn drop_later(node: Node, ring: Fingerprint, acknowledged: Acknowledged) {
-    tokio::spawn(async move {
+    spawn(async move {
         sleep(GRACE).await;
         // Under another table the entry may belong here again; the next run decides.
         if node.ring().fingerprint() != ring {
