@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use serde_json::json;
-use shoal::model::{Entry, Key, Lookup, Store, StoreConfig, Version};
+use shoal::model::{Entry, Key, Lookup, Record, Store, StoreConfig, Version};
 use tikv_jemallocator::Jemalloc;
 
 #[global_allocator]
@@ -82,7 +82,7 @@ fn million_entries(name: &str, ttl_ms: Option<u64>) -> Outcome {
     let start = Instant::now();
     for number in 0..ENTRIES {
         let expires_at_ms = ttl_ms.map(|ttl| ttl + number as u64 / 100);
-        store.put_if_newer(&key(number)?, Entry { expires_at_ms, ..entry(number, 64) }, 0)?;
+        store.put_if_newer(&key(number)?, Record::Entry(Entry { expires_at_ms, ..entry(number, 64) }), 0)?;
     }
     let took = start.elapsed().as_nanos() as usize / ENTRIES;
     let each = |bytes: usize| bytes as f64 / ENTRIES as f64;
@@ -224,7 +224,7 @@ fn fill(store: &Store, first: usize, total: usize, size: fn(usize) -> usize) -> 
         random ^= random >> 7;
         random ^= random << 17;
         let bytes = size(random as usize >> 1);
-        store.put_if_newer(&key(number)?, entry(number, bytes), 0)?;
+        store.put_if_newer(&key(number)?, Record::Entry(entry(number, bytes)), 0)?;
         filled += bytes + 16;
     }
     Ok(())

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::core::{AtomicU64, GenericCounter};
-use prometheus::{Encoder, Histogram, HistogramOpts, HistogramVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
@@ -68,9 +70,12 @@ pub struct Metrics {
     pub link_connects: Counter,
     pub link_rejected: Counter,
     pub http_connections: Counter,
+    pub degraded_writes: Counter,
+    pub failovers: Counter,
     pub sync_keys: Counter,
     pub sync_bytes: Counter,
     pub sync_failures: Counter,
+    under_replicated_slots: IntGauge,
     members: IntGaugeVec,
     gauges: IntGaugeVec,
 }
@@ -88,6 +93,11 @@ impl Metrics {
             let counter = Counter::new(name, help).expect("a valid name");
             registry.register(Box::new(counter.clone())).expect("a distinct name");
             counter
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help).expect("a valid name");
+            registry.register(Box::new(gauge.clone())).expect("a distinct name");
+            gauge
         };
         let family = |name: &str, help: &str, labels: &[&str]| {
             let family = IntGaugeVec::new(Opts::new(name, help), labels).expect("a valid name");
@@ -132,11 +142,23 @@ impl Metrics {
                 "Link connections closed for a violation of the protocol.",
             ),
             http_connections: counter("shoal_http_connections_total", "Connections accepted."),
-            sync_keys: counter("shoal_sync_keys_total", "Entries moved to their owners."),
+            degraded_writes: counter(
+                "shoal_degraded_writes_total",
+                "Writes acknowledged before all owners had them.",
+            ),
+            failovers: counter(
+                "shoal_failovers_total",
+                "Requests that the primary of their key could not answer alone.",
+            ),
+            sync_keys: counter("shoal_sync_keys_total", "Entries brought to members that lacked them."),
             sync_bytes: counter("shoal_sync_bytes_total", "Bytes of the entries moved."),
             sync_failures: counter(
                 "shoal_sync_failures_total",
-                "Batches of entries that an owner did not acknowledge.",
+                "Attempts to bring a member up to date that it did not acknowledge.",
+            ),
+            under_replicated_slots: gauge(
+                "shoal_under_replicated_slots",
+                "Slots of which some owner may lack something that this node holds.",
             ),
             members: family("shoal_members", "Visible members by status, this node included.", &["status"]),
             gauges: family("shoal_store", "The store: entries, bytes, and the bound on bytes.", &["what"]),
@@ -152,6 +174,11 @@ impl Metrics {
     /// Sets the number of members with a status.
     pub fn set_members(&self, status: &str, count: usize) {
         self.members.with_label_values(&[status]).set(count as i64);
+    }
+
+    /// Sets how many slots wait for sync.
+    pub fn set_under_replicated(&self, slots: usize) {
+        self.under_replicated_slots.set(slots as i64);
     }
 
     /// Sets one of the store's gauges.

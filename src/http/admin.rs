@@ -61,9 +61,12 @@ pub(super) async fn metrics(State(edge): State<Edge>) -> Json<Value> {
         "node_id": node.id(),
         "cache_stats": cache_stats(node),
         "migration_stats": {
-            "MigratedKeys": moves.keys,
+            "MigratedKeys": node.metrics().sync_keys.get(),
             "Duration": format!("{}ms", moves.last_duration.as_millis()),
             "LastMigration": moves.last_at_ms.map(rfc3339),
+            "under_replicated_slots": node.under_replicated_slots(),
+            "bytes": node.metrics().sync_bytes.get(),
+            "failures": node.metrics().sync_failures.get(),
         },
         "cluster_stats": {
             "total_nodes": counts.total(),
@@ -79,6 +82,7 @@ pub(super) async fn prometheus(
     State(edge): State<Edge>,
 ) -> ([(hyper::header::HeaderName, &'static str); 1], Vec<u8>) {
     let (store, metrics) = (edge.node.store(), edge.node.metrics());
+    metrics.set_under_replicated(edge.node.under_replicated_slots());
     metrics.set_store("entries", store.len());
     metrics.set_store("bytes", store.bytes());
     metrics.set_store("bytes_max", store.bytes_max());

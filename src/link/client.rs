@@ -1,7 +1,9 @@
 //! The asking end of links: a pool with two connections per peer, opened when first needed and again when lost.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
@@ -11,8 +13,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
 use super::connection::{Connection, Replied};
+use super::life::Life;
 use super::message::{Reply, Request};
-use super::{BULK_BYTES, CLUSTER_HEADER, CONNECT_TIMEOUT, Lane, LinkConfig, LinkError, PATH, PROTOCOL};
+use super::{
+    BULK_BYTES, CLUSTER_HEADER, CONNECT_TIMEOUT, LATENESS, Lane, LinkConfig, LinkError, PATH, PROTOCOL,
+    SILENCE,
+};
 use crate::model::mix;
 use crate::net::{TcpStream, spawn};
 use crate::telemetry::Metrics;
@@ -37,7 +43,8 @@ impl Pool {
         Pool { config: Arc::new(config), metrics, peers: RwLock::default() }
     }
 
-    /// Asks the node at `address` and waits for its reply until `deadline`.
+    /// Asks the node at `address` and waits for its reply until `deadline`; a request about keys fails as soon as the node is
+    /// found silent.
     ///
     /// # Errors
     /// See [`LinkError`]: each says whether the request may have been done.
@@ -50,7 +57,7 @@ impl Pool {
     ) -> Result<Replied, LinkError> {
         let peer = self.peer(address);
         let long = values.iter().map(Bytes::len).sum::<usize>() > BULK_BYTES;
-        if !long && !matches!(request, Request::Copy(_)) {
+        if !long && !is_bulk(request) {
             let (reply, value) = self.ask(&peer, Lane::Requests, request, values, deadline).await?;
             if reply != Reply::AskBulk {
                 return Ok((reply, value));
@@ -96,34 +103,83 @@ impl Pool {
         values: &[Bytes],
         deadline: Instant,
     ) -> Result<Replied, LinkError> {
-        let silent = LinkError::Silent(peer.address);
-        let line = &peer.lines[lane as usize];
-        let connection = match line.open() {
+        let patient = is_patient(request);
+        if !patient && peer.life.is_silent() {
+            return Err(LinkError::Silent(peer.address));
+        }
+        let connection = match peer.lines[lane as usize].open() {
             Some(connection) => connection,
             None => {
-                let connecting =
-                    line.clone().connect(peer.address, lane, self.config.clone(), self.metrics.clone());
                 // On a task of its own: a caller that gives up must not take the connection from those behind it.
-                match timeout_at(deadline, spawn(connecting)).await {
-                    Ok(Ok(connected)) => connected?,
-                    Ok(Err(_)) => return Err(LinkError::Broken(peer.address)),
-                    Err(_) => return Err(silent),
-                }
+                let connecting = spawn(self.connect(peer, lane));
+                let connected = peer.attend(connecting, patient, deadline).await?;
+                connected.map_err(|_| LinkError::Broken(peer.address))??
             }
         };
-        connection.ask(request, values, deadline).await
+        let outstanding = connection.send(request, values, deadline)?;
+        peer.attend(outstanding.reply(), patient, deadline).await?
     }
+
+    fn connect(
+        &self,
+        peer: &Peer,
+        lane: Lane,
+    ) -> impl Future<Output = Result<Arc<Connection>, LinkError>> + Send + use<> {
+        let (line, life) = (peer.lines[lane as usize].clone(), peer.life.clone());
+        line.connect(peer.address, lane, life, self.config.clone(), self.metrics.clone())
+    }
+}
+
+/// Does not belong in front of requests that somebody waits for.
+fn is_bulk(request: &Request) -> bool {
+    matches!(request, Request::Sync(_) | Request::Digests(_) | Request::Versions(_))
+}
+
+/// Asks for news of the peer itself, so that it must not be answered by what was noticed before.
+fn is_patient(request: &Request) -> bool {
+    matches!(request, Request::Vouch { .. } | Request::Ping { .. } | Request::Members | Request::Leave)
 }
 
 #[derive(Debug)]
 struct Peer {
     address: SocketAddr,
+    life: Arc<Life>,
     lines: [Arc<Line>; 2],
 }
 
 impl Peer {
     fn new(address: SocketAddr) -> Peer {
-        Peer { address, lines: Default::default() }
+        Peer { address, life: Arc::default(), lines: Default::default() }
+    }
+
+    /// Waits for an answer until the deadline, and unless `patient` only for as long as there are signs of life. Asks for
+    /// one when there are none: the peer may be busy with just this request.
+    async fn attend<F: Future>(
+        &self,
+        answer: F,
+        patient: bool,
+        deadline: Instant,
+    ) -> Result<F::Output, LinkError> {
+        let mut answer = pin!(answer);
+        let mut alive_at = Instant::now();
+        loop {
+            let until = if patient { deadline } else { deadline.min(Instant::now() + SILENCE / 2) };
+            if let Ok(answered) = timeout_at(until, &mut answer).await {
+                return Ok(answered);
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Err(LinkError::Late(self.address));
+            }
+            alive_at = if now > until + LATENESS { now } else { alive_at.max(self.life.heard_at()) };
+            if now.duration_since(alive_at) >= SILENCE {
+                self.life.fall_silent(now);
+                return Err(LinkError::Silent(self.address));
+            }
+            if let Some(connection) = self.lines[Lane::Requests as usize].open() {
+                connection.probe();
+            }
+        }
     }
 
     fn close(&self) {
@@ -146,7 +202,7 @@ struct Line {
 struct Failing {
     until: Instant,
     pause: Duration,
-    reason: String,
+    error: LinkError,
 }
 
 impl Line {
@@ -158,6 +214,7 @@ impl Line {
         self: Arc<Self>,
         address: SocketAddr,
         lane: Lane,
+        life: Arc<Life>,
         config: Arc<LinkConfig>,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Connection>, LinkError> {
@@ -166,39 +223,43 @@ impl Line {
             return Ok(connection);
         }
         if let Some(failed) = failing.as_ref().filter(|failed| Instant::now() < failed.until) {
-            return Err(LinkError::Unreachable { address, reason: failed.reason.clone() });
+            return Err(failed.error.clone());
         }
         let upgraded = match timeout(CONNECT_TIMEOUT, upgrade(address, lane, &config)).await {
             Ok(upgraded) => upgraded,
-            Err(_) => Err(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())),
+            Err(_) => Err(unreachable(address, format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))),
         };
         match upgraded {
             Ok((stream, early)) => {
                 metrics.link_connects.inc();
-                let connection = Connection::start(address, stream, early, &config, &metrics);
+                let connection = Connection::start(address, stream, early, life, &config, &metrics);
                 self.current.store(Some(connection.clone()));
                 *failing = None;
                 Ok(connection)
             }
-            Err(reason) => {
+            Err(error) => {
                 let pause = failing.as_ref().map_or(BACKOFF[0], |failed| (failed.pause * 2).min(BACKOFF[1]));
                 let shortened = mix::mix(config.seed ^ u64::from(address.port()) ^ pause.as_millis() as u64);
                 let until = Instant::now() + pause.mul_f64(0.5 + (shortened % 512) as f64 / 1024.0);
-                *failing = Some(Failing { until, pause, reason: reason.clone() });
-                Err(LinkError::Unreachable { address, reason })
+                *failing = Some(Failing { until, pause, error: error.clone() });
+                Err(error)
             }
         }
     }
 }
 
-/// Connects and asks for the link. The error is a reason for people.
+/// Connects and asks for the link.
 async fn upgrade(
     address: SocketAddr,
     lane: Lane,
     config: &LinkConfig,
-) -> Result<(TcpStream, BytesMut), String> {
-    let mut stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+) -> Result<(TcpStream, BytesMut), LinkError> {
+    let failed = |error: io::Error| unreachable(address, error.to_string());
+    let mut stream = TcpStream::connect(address).await.map_err(|error| match error.kind() {
+        io::ErrorKind::ConnectionRefused => LinkError::Refused(address),
+        _ => failed(error),
+    })?;
+    stream.set_nodelay(true).map_err(failed)?;
     let request = format!(
         "GET {PATH} HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\nupgrade: {PROTOCOL}\r\n\
          {CLUSTER_HEADER}: {}\r\n{}: {}\r\n\r\n",
@@ -206,17 +267,17 @@ async fn upgrade(
         Lane::HEADER,
         lane.as_str(),
     );
-    stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
+    stream.write_all(request.as_bytes()).await.map_err(failed)?;
     let mut response = BytesMut::with_capacity(1 << 10);
     let head_bytes = loop {
         if let Some(end) = response.windows(4).position(|four| four == b"\r\n\r\n") {
             break end + 4;
         }
         if response.len() > RESPONSE_BYTES_MAX {
-            return Err("its answer to the upgrade is not HTTP".into());
+            return Err(unreachable(address, "its answer to the upgrade is not HTTP"));
         }
-        if stream.read_buf(&mut response).await.map_err(|error| error.to_string())? == 0 {
-            return Err("it closed the connection instead of upgrading it".into());
+        if stream.read_buf(&mut response).await.map_err(failed)? == 0 {
+            return Err(unreachable(address, "it closed the connection instead of upgrading it"));
         }
     };
     if response.starts_with(b"HTTP/1.1 101 ") {
@@ -224,5 +285,10 @@ async fn upgrade(
         return Ok((stream, response));
     }
     let text = String::from_utf8_lossy(&response);
-    Err(format!("it refused the link: {}", text.lines().next().unwrap_or_default()))
+    let status = text.lines().next().unwrap_or_default();
+    Err(unreachable(address, format!("it refused the link: {status}")))
+}
+
+fn unreachable(address: SocketAddr, reason: impl Into<String>) -> LinkError {
+    LinkError::Unreachable { address, reason: reason.into() }
 }

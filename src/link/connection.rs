@@ -11,12 +11,14 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::frame::{self, Frame};
+use super::life::Life;
 use super::message::{Reply, Request};
 use super::{BULK_BYTES, LinkConfig, LinkError, OUTSTANDING_MAX, QUEUED_BYTES_MAX};
 use crate::net::{TcpStream, spawn};
@@ -36,6 +38,9 @@ pub(super) struct Connection {
     /// Wakes the writer.
     wake: Notify,
     closed: CancellationToken,
+    life: Arc<Life>,
+    /// The last sign of life that was asked for.
+    probe: Mutex<Option<oneshot::Receiver<Replied>>>,
 }
 
 #[derive(Debug, Default)]
@@ -50,6 +55,7 @@ impl Connection {
         address: SocketAddr,
         stream: TcpStream,
         early: BytesMut,
+        life: Arc<Life>,
         config: &LinkConfig,
         metrics: &Arc<Metrics>,
     ) -> Arc<Connection> {
@@ -58,7 +64,10 @@ impl Connection {
             queue: Mutex::default(),
             wake: Notify::new(),
             closed: CancellationToken::new(),
+            life,
+            probe: Mutex::default(),
         });
+        connection.life.hear();
         let (reading, writing) = stream.into_split();
         let bytes_max = config.frame_bytes_max();
         spawn(connection.clone().read(reading, early, bytes_max, metrics.clone()));
@@ -70,24 +79,25 @@ impl Connection {
         self.closed.is_cancelled()
     }
 
-    /// Sends one request and waits for its reply until `deadline`.
-    pub(super) async fn ask(
+    /// Sends one request, which is withdrawn when nobody waits for its reply any more.
+    pub(super) fn send(
         &self,
         request: &Request,
         values: &[Bytes],
         deadline: Instant,
-    ) -> Result<Replied, LinkError> {
+    ) -> Result<Outstanding<'_>, LinkError> {
         let (answer, reply) = oneshot::channel();
         let left = deadline.saturating_duration_since(Instant::now()).as_millis() as u32;
         let id = self.enqueue(request, values, left, answer)?;
-        let withdraw = Withdraw { connection: self, id };
-        match timeout_at(deadline, reply).await {
-            Ok(Ok(replied)) => {
-                std::mem::forget(withdraw);
-                Ok(replied)
-            }
-            Ok(Err(_)) => Err(LinkError::Broken(self.address)),
-            Err(_) => Err(LinkError::Silent(self.address)),
+        Ok(Outstanding { connection: self, id, reply })
+    }
+
+    /// Asks the peer for a sign of life, unless one is still to come.
+    pub(super) fn probe(&self) {
+        let mut probe = self.probe.lock();
+        if probe.as_mut().is_none_or(|pending| pending.try_recv() != Err(TryRecvError::Empty)) {
+            let (answer, reply) = oneshot::channel();
+            *probe = self.enqueue(&Request::Ping { clock: 0 }, &[], 0, answer).is_ok().then_some(reply);
         }
     }
 
@@ -179,7 +189,10 @@ impl Connection {
             tokio::select! {
                 read = stream.read_buf(&mut buffer) => match read {
                     Ok(0) => break "the peer closed it".to_string(),
-                    Ok(bytes) => metrics.link_received_bytes.inc_by(bytes as u64),
+                    Ok(bytes) => {
+                        self.life.hear();
+                        metrics.link_received_bytes.inc_by(bytes as u64);
+                    }
                     Err(error) => break error.to_string(),
                 },
                 () = &mut closing => break "no longer wanted".to_string(),
@@ -202,15 +215,26 @@ impl Connection {
     }
 }
 
-/// Forgets a request whose caller stopped waiting; a late reply is then dropped by its id.
-struct Withdraw<'a> {
+/// A request under way. Dropped, it is forgotten; a late reply is then dropped by its id.
+#[derive(Debug)]
+pub(super) struct Outstanding<'a> {
     connection: &'a Connection,
     id: u32,
+    reply: oneshot::Receiver<Replied>,
 }
 
-impl Drop for Withdraw<'_> {
+impl Outstanding<'_> {
+    pub(super) async fn reply(mut self) -> Result<Replied, LinkError> {
+        (&mut self.reply).await.map_err(|_| LinkError::Broken(self.connection.address))
+    }
+}
+
+impl Drop for Outstanding<'_> {
     fn drop(&mut self) {
-        self.connection.queue.lock().outstanding.remove(&self.id);
+        // Once there is a reply, or the connection is gone, nothing is left to forget.
+        if !self.reply.is_terminated() {
+            self.connection.queue.lock().outstanding.remove(&self.id);
+        }
     }
 }
 

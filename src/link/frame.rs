@@ -103,11 +103,15 @@ pub(super) fn decode<T: DeserializeOwned>(
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::message::{Operation, Request};
+    use super::super::message::{Claim, Operation, Request};
     use super::*;
 
+    fn claim() -> Claim {
+        Claim { ring: "0000000000000000".parse().unwrap(), settled_at_ms: None }
+    }
+
     fn get(key: &str) -> Request {
-        Request::One(Operation::Get { key: key.into() })
+        Request::Many { operations: vec![Operation::Get { key: key.into() }], claim: claim() }
     }
 
     #[test]

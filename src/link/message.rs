@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Condition, NodeId, Version};
+use crate::model::{Condition, Fingerprint, NodeId, Slot, Version};
 
 /// One operation on one key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,48 +84,100 @@ pub enum Refusal {
     /// The condition of a write does not hold.
     #[error("{0}")]
     PreconditionFailed(String),
-    /// By this node's table another one is the primary; the asker's table, or this one's, is about to change.
-    #[error("the node is not the key's primary")]
-    NotPrimary,
+    /// By this node's table others own the key; the asker's table, or this one's, is about to change.
+    #[error("the node does not own the key")]
+    NotOwner,
+    /// The node owns the key, but others may have newer writes of it: ask all of them first.
+    #[error("the node may lack the newest write of the key")]
+    NotSynced,
     /// Too much is under way.
     #[error("the node has too much to do")]
     Overloaded,
 }
 
-/// The head of an entry that is copied from node to node.
+/// The head of an entry, or a tombstone, that goes from node to node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EntryHead {
+pub struct RecordHead {
     /// The key.
     pub key: Box<str>,
     /// The version under which every copy is kept.
     pub version: Version,
-    /// Absolute expiry in unix milliseconds.
-    pub expires_at_ms: Option<u64>,
-    /// None: a JSON string.
-    pub content_type: Option<Arc<str>>,
-    /// Length of the value.
-    pub value_bytes: u32,
+    /// What is kept.
+    pub kind: RecordKind,
+}
+
+/// What a record is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RecordKind {
+    /// A value.
+    Entry {
+        /// Absolute expiry in unix milliseconds.
+        expires_at_ms: Option<u64>,
+        /// None: a JSON string.
+        content_type: Option<Arc<str>>,
+        /// Length of the value.
+        value_bytes: u32,
+    },
+    /// The key was deleted.
+    Tombstone {
+        /// When it is forgotten, in unix milliseconds.
+        expires_at_ms: u64,
+    },
+}
+
+/// Why a node is to act as an owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// By this table it owns the key.
+    pub ring: Fingerprint,
+    /// All owners that can be reached have been asked, and this one was given the newest they had; the time is the one
+    /// that it said when it was asked.
+    pub settled_at_ms: Option<u64>,
 }
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// One operation, as the primary.
-    One(Operation),
-    /// Several operations, as the primary of all their keys.
-    Many(Vec<Operation>),
-    /// Keep copies of these entries, unless newer ones are there.
-    Copy(Vec<EntryHead>),
+    /// One operation, as an owner of the key.
+    One {
+        /// The operation.
+        operation: Operation,
+        /// Why this node is to act.
+        claim: Claim,
+    },
+    /// Several operations, as an owner of all their keys.
+    Many {
+        /// The operations.
+        operations: Vec<Operation>,
+        /// Why this node is to act.
+        claim: Claim,
+    },
+    /// Keep these records, unless newer ones are there. On the connection for requests: somebody waits for it.
+    Copy(Vec<RecordHead>),
+    /// The same, on the bulk connection.
+    Sync(Vec<RecordHead>),
     /// What this node's own store has under the key, whoever owns it.
     Peek {
         /// The key.
         key: Box<str>,
+        /// The table that the asker goes by.
+        ring: Fingerprint,
     },
-    /// Remove the key from this node's own store, whoever owns it.
-    Discard {
-        /// The key.
-        key: Box<str>,
+    /// Which slots may this node lack something of? Asked again and again; see `model::Ledger`.
+    Vouch {
+        /// Who asks.
+        node_id: NodeId,
+        /// Its process.
+        boot: u64,
+        /// The table it goes by.
+        ring: Fingerprint,
+        /// Its latest version time.
+        clock: u64,
     },
+    /// Which of these slots hold something else than these digests say?
+    Digests(Vec<(Slot, u64)>),
+    /// Which of these records are wanted, by index: those of which this node has no such or newer version.
+    Versions(Vec<(Box<str>, Version)>),
     /// Who are you, and what is your clock?
     Ping {
         /// The sender's latest version time.
@@ -140,12 +192,37 @@ pub enum Request {
 /// A reply.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
-    /// To [`Request::One`], [`Request::Peek`] and [`Request::Discard`].
+    /// To [`Request::One`].
     One(Outcome),
     /// To [`Request::Many`], in the same order.
     Many(Vec<Outcome>),
-    /// To [`Request::Copy`]: all of them are held, in this or a newer version.
-    Copied,
+    /// To [`Request::Copy`] and [`Request::Sync`]: all of them are held, in this or a newer version.
+    Copied {
+        /// Those, by index, of which a newer version is held.
+        stale: Vec<u32>,
+    },
+    /// To [`Request::Peek`].
+    Peeked {
+        /// The record, if there is a live one.
+        record: Option<RecordHead>,
+        /// Whether this node, by the asker's table, owns the slot and has whatever was acknowledged.
+        synced: bool,
+        /// The answering process's own time, in milliseconds.
+        at_ms: u64,
+    },
+    /// To [`Request::Vouch`]; the slots as the raw value, see `model::SlotSet`.
+    Vouched {
+        /// The table that the answer holds under.
+        ring: Fingerprint,
+        /// False: nothing is vouched for yet.
+        vouched: bool,
+        /// Its latest version time.
+        clock: u64,
+    },
+    /// To [`Request::Digests`]: the slots that differ.
+    Differ(Vec<Slot>),
+    /// To [`Request::Versions`].
+    Wanted(Vec<u32>),
     /// To [`Request::Ping`].
     Pong {
         /// Who answers.

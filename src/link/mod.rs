@@ -7,6 +7,7 @@
 mod client;
 mod connection;
 mod frame;
+mod life;
 mod message;
 mod server;
 #[cfg(test)]
@@ -16,7 +17,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use self::client::Pool;
-pub use self::message::{EntryHead, Operation, Outcome, Refusal, Reply, Request};
+pub use self::message::{Claim, Operation, Outcome, RecordHead, RecordKind, Refusal, Reply, Request};
 pub use self::server::{Answer, Service, serve};
 
 /// The protocol's name in the `Upgrade` header; the number grows when frames change incompatibly.
@@ -52,6 +53,12 @@ pub const BULK_BYTES: usize = 64 << 10;
 const OUTSTANDING_MAX: usize = 8192;
 /// Bytes that may wait to be written before further requests are refused.
 const QUEUED_BYTES_MAX: usize = 64 << 20;
+/// A peer that has been asked and from which nothing at all arrives for this long is taken for stopped or cut off.
+pub const SILENCE: Duration = Duration::from_millis(100);
+/// How long a peer found silent is not asked again, unless something arrives from it first.
+const SILENT_FOR: Duration = Duration::from_millis(500);
+/// A wait that ends this much late means that this process itself did not run: then the peer is not judged.
+const LATENESS: Duration = Duration::from_millis(30);
 /// How long a peer may take to accept a connection and the upgrade.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -60,7 +67,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub enum Lane {
     /// Requests and short values.
     Requests,
-    /// Long values and copies of entries.
+    /// Long values, and what is moved from node to node.
     Bulk,
 }
 
@@ -89,12 +96,18 @@ pub enum LinkError {
         /// What went wrong.
         reason: String,
     },
+    /// Nothing listens there: the process is gone. Nothing was sent.
+    #[error("nothing listens at {0}")]
+    Refused(SocketAddr),
     /// The connection broke while the request was under way: it may have been done.
     #[error("the link to {0} broke")]
     Broken(SocketAddr),
-    /// The deadline passed: it may have been done.
-    #[error("{0} did not answer in time")]
+    /// Nothing arrives from the peer, or nothing did a moment ago: it may have been done.
+    #[error("{0} is silent")]
     Silent(SocketAddr),
+    /// The deadline passed while the peer was alive: it may have been done.
+    #[error("{0} did not answer in time")]
+    Late(SocketAddr),
     /// Too much is under way to this peer. Nothing was sent.
     #[error("too many requests are under way to {0}")]
     Overloaded(SocketAddr),

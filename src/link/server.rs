@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::frame::{self, Frame, FrameError};
 use super::message::{Outcome, Refusal, Reply, Request};
@@ -26,8 +26,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What serves the requests of peers.
 pub trait Service: Send + Sync + 'static {
-    /// Serves or refuses one request, without sending it on. `value` holds the raw values, in order.
-    fn call(&self, request: Request, value: Bytes) -> Answer;
+    /// Serves or refuses one request, without sending it on. `value` holds the raw values, in order. Nobody waits for the
+    /// answer after `deadline`.
+    fn call(&self, request: Request, value: Bytes, deadline: Instant) -> Answer;
 }
 
 /// A reply with its raw values, now or later.
@@ -97,7 +98,8 @@ impl Serving {
     }
 
     fn serve_one(&mut self, Frame { id, deadline_ms, head, value }: Frame<Request>) {
-        match self.service.call(head, value) {
+        let deadline = Instant::now() + Duration::from_millis(deadline_ms.into());
+        match self.service.call(head, value, deadline) {
             Answer::Now(reply, values) => self.answer(id, &reply, &values),
             Answer::Later(_) if self.waiting >= LATER_MAX => {
                 self.answer(id, &Reply::Refused(Refusal::Overloaded), &[]);
@@ -106,8 +108,7 @@ impl Serving {
                 self.waiting += 1;
                 let later = self.later.clone();
                 spawn(async move {
-                    let patience = Duration::from_millis(deadline_ms.into());
-                    let answer = timeout(patience, reply).await.ok();
+                    let answer = timeout_at(deadline, reply).await.ok();
                     // Fails when the connection is gone, and with it whoever asked.
                     let _ = later.send((id, answer)).await;
                 });

@@ -17,9 +17,9 @@ use crate::telemetry::Metrics;
 struct Echo;
 
 impl Service for Echo {
-    fn call(&self, request: Request, _value: Bytes) -> Answer {
-        let Request::One(Operation::Get { key }) = request else {
-            return Answer::Now(Reply::Copied, Vec::new());
+    fn call(&self, request: Request, _value: Bytes, _deadline: Instant) -> Answer {
+        let Request::One { operation: Operation::Get { key }, .. } = request else {
+            return Answer::Now(Reply::Copied { stale: Vec::new() }, Vec::new());
         };
         let hit = Reply::One(Outcome::Hit {
             version: Version::new(1, 1),
@@ -49,7 +49,11 @@ fn metrics() -> Arc<Metrics> {
 }
 
 fn get(key: &str) -> Request {
-    Request::One(Operation::Get { key: key.into() })
+    Request::One { operation: Operation::Get { key: key.into() }, claim: claim() }
+}
+
+fn claim() -> Claim {
+    Claim { ring: "0000000000000000".parse().unwrap(), settled_at_ms: None }
 }
 
 fn soon() -> Instant {
@@ -122,7 +126,7 @@ async fn a_deadline_is_kept_and_the_late_answer_disturbs_nobody() {
     let pool = Pool::new(config(), metrics());
     let asked = Instant::now();
     let late = pool.call(peer, &get("300 late"), &[], asked + Duration::from_millis(50)).await;
-    assert!(matches!(late, Err(LinkError::Silent(_))), "{late:?}");
+    assert!(matches!(late, Err(LinkError::Late(_))), "{late:?}");
     assert!(asked.elapsed() < Duration::from_millis(250));
     sleep(Duration::from_millis(400)).await;
     let (_, value) = pool.call(peer, &get("still here"), &[], soon()).await.unwrap();
@@ -156,7 +160,7 @@ async fn a_peer_that_is_not_there_is_not_asked_again_at_once() {
     let pool = Pool::new(config(), metrics());
     for _ in 0..3 {
         let refused = pool.call(peer, &get("a"), &[], soon()).await;
-        assert!(matches!(refused, Err(LinkError::Unreachable { .. })), "{refused:?}");
+        assert!(matches!(refused, Err(LinkError::Refused(_))), "{refused:?}");
     }
     // Within the backoff nothing is tried, even now that somebody listens; after it, it is.
     let listener = TcpListener::bind(peer).await.unwrap();
@@ -168,6 +172,39 @@ async fn a_peer_that_is_not_there_is_not_asked_again_at_once() {
         let _ = serve(stream, b"", bulk, Arc::new(Echo), &config(), &metrics()).await;
     });
     assert!(pool.call(peer, &get("a"), &[], soon()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_silent_peer_is_given_up_soon_and_not_asked_again_until_it_is_heard() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let peer = listener.local_addr().unwrap();
+    let (wake, woken) = tokio::sync::oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let bulk = accept(&mut stream).await;
+        woken.await.unwrap();
+        let _ = serve(stream, b"", bulk, Arc::new(Echo), &config(), &metrics()).await;
+    });
+    let pool = Pool::new(config(), metrics());
+    let asked = Instant::now();
+    let silent = pool.call(peer, &get("a"), &[], soon()).await;
+    assert!(matches!(silent, Err(LinkError::Silent(_))), "{silent:?}");
+    assert!((SILENCE..5 * SILENCE).contains(&asked.elapsed()), "{:?}", asked.elapsed());
+    let asked = Instant::now();
+    let silent = pool.call(peer, &get("a"), &[], soon()).await;
+    assert!(matches!(silent, Err(LinkError::Silent(_))), "{silent:?}");
+    assert!(asked.elapsed() < SILENCE, "{:?}", asked.elapsed());
+    wake.send(()).unwrap();
+    assert!(pool.call(peer, &Request::Ping { clock: 0 }, &[], soon()).await.is_ok());
+    assert!(pool.call(peer, &get("a"), &[], soon()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_peer_that_is_busy_is_waited_for() {
+    let (peer, _) = echo_peer().await;
+    let pool = Pool::new(config(), metrics());
+    let (_, value) = pool.call(peer, &get("350 ms of work"), &[], soon()).await.unwrap();
+    assert_eq!(value, "350 ms of work");
 }
 
 #[tokio::test]

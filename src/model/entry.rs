@@ -22,6 +22,56 @@ pub struct Entry {
     pub expires_at_ms: Option<u64>,
 }
 
+/// Says that a key is gone since that version, so that no older copy brings it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tombstone {
+    /// Of the delete, or of the entry whose time was over.
+    pub version: Version,
+    /// The unix millisecond from which on it is forgotten. It travels with copies, so that they do not live longer.
+    pub expires_at_ms: u64,
+}
+
+impl Tombstone {
+    /// How long a delete is remembered, in milliseconds: as long as a copy may be under way or cut off.
+    pub const LIFE_MS: u64 = 10 * 60 * 1000;
+
+    /// What an entry leaves when its time is over: without it, an older version that comes late would be visible again.
+    /// None if it is so old that nothing older is under way.
+    pub(super) fn of_expired(version: Version, now_ms: u64) -> Option<Tombstone> {
+        let end = version.millis().saturating_add(Tombstone::LIFE_MS);
+        // A version may come from a clock that is ahead.
+        let expires_at_ms = end.min(now_ms.saturating_add(Tombstone::LIFE_MS));
+        (expires_at_ms > now_ms).then_some(Tombstone { version, expires_at_ms })
+    }
+}
+
+/// What is kept under a key.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    /// A value.
+    Entry(Entry),
+    /// That there is none any more.
+    Tombstone(Tombstone),
+}
+
+impl Record {
+    /// Which write it is.
+    pub fn version(&self) -> Version {
+        match self {
+            Record::Entry(entry) => entry.version,
+            Record::Tombstone(tombstone) => tombstone.version,
+        }
+    }
+
+    /// The same under another version.
+    pub fn set_version(&mut self, version: Version) {
+        match self {
+            Record::Entry(entry) => entry.version = version,
+            Record::Tombstone(tombstone) => tombstone.version = version,
+        }
+    }
+}
+
 impl Entry {
     /// Whether its time is over.
     pub fn is_expired(&self, now_ms: u64) -> bool {

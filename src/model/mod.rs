@@ -6,16 +6,20 @@
 mod condition;
 mod entry;
 mod key;
+mod ledger;
 mod members;
 pub(crate) mod mix;
 mod ring;
+mod slots;
 mod store;
 mod version;
 
 pub use condition::Condition;
-pub use entry::Entry;
+pub use entry::{Entry, Record, Tombstone};
 pub use key::{Key, KeyError, NodeId, NodeIdError, Slot, SlotError};
+pub use ledger::Ledger;
 pub use members::{Change, Counts, Member, Members, Seen, Status};
 pub use ring::{Fingerprint, FingerprintError, Ring};
-pub use store::{Evicted, Lookup, Put, Store, StoreConfig, StoreError};
+pub use slots::SlotSet;
+pub use store::{Current, Evicted, Lookup, Put, Store, StoreConfig, StoreError, Written};
 pub use version::{Clock, Observed, Version, VersionError};

@@ -105,6 +105,11 @@ impl Ring {
         self.fingerprint
     }
 
+    /// The owners of a slot as places in [`Ring::members`], primary first.
+    pub fn owner_places(&self, slot: Slot) -> &[u16] {
+        self.row(slot)
+    }
+
     fn row(&self, slot: Slot) -> &[u16] {
         &self.owners[slot.index() * self.width..][..self.width]
     }

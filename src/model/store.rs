@@ -4,6 +4,9 @@
 //! the time as an argument. Invariant: what [`Store::bytes`] says never exceeds the budget, and the version
 //! of a key never goes back while the key is there.
 //!
+//! A key that was deleted, or whose entry's time is over, is remembered for ten minutes as a tombstone, so that no older
+//! version of it comes back; tombstones have a small budget of their own within the bound.
+//!
 //! It is cut into shards by slot, each one LRU behind a short lock. Bytes are counted as they are taken from
 //! the machine, so that resident memory follows the budget: see `store/cost.rs`.
 
@@ -12,6 +15,7 @@ mod hasher;
 mod item;
 mod peek;
 mod shard;
+mod tombstones;
 
 use std::{
     ops::AddAssign,
@@ -20,8 +24,11 @@ use std::{
 
 use parking_lot::Mutex;
 
-use self::{item::Item, shard::Shard};
-use super::{Entry, Key, Slot, Version, mix};
+use self::{
+    item::Item,
+    shard::{New, Shard},
+};
+use super::{Entry, Key, Record, Slot, Version, mix};
 
 /// How much a store may hold.
 #[derive(Clone, Copy, Debug)]
@@ -65,8 +72,31 @@ pub enum Put {
         /// Whether there was a live entry of an older version.
         replaced: bool,
     },
-    /// The stored entry is as new or newer; nothing changed.
-    Stale,
+    /// What is kept is as new or newer; nothing changed.
+    Stale {
+        /// Its version.
+        held: Version,
+    },
+}
+
+/// What is kept under a key when it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Current {
+    /// Its version.
+    pub version: Version,
+    /// Whether there is a value: not after a delete, and not when its time is over.
+    pub live: bool,
+}
+
+/// What a write did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The version it got.
+    pub version: Version,
+    /// Whether there was a value.
+    pub replaced: bool,
+    /// What had to go for it.
+    pub evicted: Evicted,
 }
 
 /// Entries that were given up for memory.
@@ -76,12 +106,15 @@ pub struct Evicted {
     pub entries: usize,
     /// The memory they had taken.
     pub bytes: usize,
+    /// How many tombstones: deletes, and entries whose time was over, that are forgotten early.
+    pub tombstones: usize,
 }
 
 impl AddAssign for Evicted {
     fn add_assign(&mut self, more: Evicted) {
         self.entries += more.entries;
         self.bytes += more.bytes;
+        self.tombstones += more.tombstones;
     }
 }
 
@@ -105,6 +138,8 @@ pub enum Lookup {
     Hit(Entry),
     /// An entry whose time was over; it has been removed.
     Expired,
+    /// Nothing since the delete of that version.
+    Deleted(Version),
     /// Nothing.
     Miss,
 }
@@ -143,34 +178,61 @@ impl Store {
         self.shard(key).lock().get(key, now_ms)
     }
 
-    /// Looks a key up and leaves its recency alone; an expired entry is none, and stays.
-    pub fn peek(&self, key: &Key, now_ms: u64) -> Option<Entry> {
-        let entry = self.shard(key).lock().peek(key, Item::to_entry);
-        entry.filter(|entry| !entry.is_expired(now_ms))
+    /// What is kept under a key, a value or a tombstone, unless its time is over. Leaves recency alone.
+    pub fn peek(&self, key: &Key, now_ms: u64) -> Option<Record> {
+        self.shard(key).lock().peek_record(key, now_ms)
     }
 
-    /// Stores an entry unless the stored one is of the same or a newer version, expired or not. In whatever
-    /// order and however often the same entries come, the newest remains.
+    /// Keeps a record unless what is there is of the same or a newer version, over or not. In whatever order and however
+    /// often the same records come, the newest remains; if its time is over, nothing older is visible.
     ///
     /// # Errors
     /// [`StoreError::TooLarge`].
-    pub fn put_if_newer(&self, key: &Key, entry: Entry, now_ms: u64) -> Result<Put, StoreError> {
-        check(entry.value.len(), self.value_bytes_max)?;
-        // Both outside the lock: the copy is made, the caller's buffer let go.
-        let item = Item::new(key, &entry);
-        drop(entry);
-        check(item.cost(), Shard::item_bytes_max(self.shard_bytes_max))?;
-        Ok(self.shard(key).lock().put_if_newer(key, item, now_ms))
+    pub fn put_if_newer(&self, key: &Key, record: Record, now_ms: u64) -> Result<Put, StoreError> {
+        let version = record.version();
+        let new = self.prepare(key, record)?;
+        Ok(self.shard(key).lock().put_if_newer(key, version, new, now_ms))
     }
 
-    /// Removes a key; true if there was a live entry.
-    pub fn remove(&self, key: &Key, now_ms: u64) -> bool {
-        // Freed after the lock is released.
-        let item = self.shard(key).lock().remove(key);
-        item.is_some_and(|item| !super::entry::is_over(item.expires_at_ms(), now_ms))
+    /// Writes a record under the version that `decide` gives it, which sees what is there and must give a greater one. All
+    /// under one lock, so that nothing comes between. An `Err` of `decide` changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`].
+    pub fn write<E>(
+        &self,
+        key: &Key,
+        record: Record,
+        now_ms: u64,
+        decide: impl FnOnce(Option<Current>) -> Result<Version, E>,
+    ) -> Result<Result<Written, E>, StoreError> {
+        let mut new = self.prepare(key, record)?;
+        let mut shard = self.shard(key).lock();
+        let current = shard.current(key, now_ms);
+        let version = match decide(current) {
+            Ok(version) => version,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        debug_assert!(current.is_none_or(|current| current.version < version), "a write must be newer");
+        new.set_version(version);
+        let evicted = shard.replace(key, new, now_ms);
+        Ok(Ok(Written { version, replaced: current.is_some_and(|current| current.live), evicted }))
     }
 
-    /// Removes a key if exactly that version is there; true if it was.
+    /// Outside the lock: the copy is made, the caller's buffer let go.
+    fn prepare(&self, key: &Key, record: Record) -> Result<New, StoreError> {
+        Ok(match record {
+            Record::Tombstone(tombstone) => New::Tombstone(tombstone),
+            Record::Entry(entry) => {
+                check(entry.value.len(), self.value_bytes_max)?;
+                let item = Item::new(key, &entry);
+                check(item.cost(), Shard::item_bytes_max(self.shard_bytes_max))?;
+                New::Item(item)
+            }
+        })
+    }
+
+    /// Removes what is kept under a key, value or tombstone, if it is of exactly that version; true if it was.
     pub fn remove_version(&self, key: &Key, version: Version) -> bool {
         self.shard(key).lock().remove_version(key, version)
     }
@@ -180,15 +242,24 @@ impl Store {
         self.shards.len()
     }
 
-    /// Up to `limit` keys of a shard that are in a wanted slot, most recently used first; expired ones are
-    /// among them. Goes through the whole shard under its lock if it must: some milliseconds for 100 000
-    /// entries.
-    pub fn keys_in(&self, shard: usize, wanted: impl Fn(Slot) -> bool, limit: usize) -> Vec<Key> {
-        self.shards.get(shard).map(|shard| shard.lock().keys(wanted, limit)).unwrap_or_default()
+    /// The shard that holds a slot's entries.
+    pub fn shard_of(&self, slot: Slot) -> usize {
+        slot.index() % self.shards.len()
     }
 
-    /// Frees up to `limit` expired entries and says how many, holding a lock for a small step at a time. The
-    /// next call goes on at the shard where this one ended.
+    /// Keys and versions of all that a shard keeps in the wanted slots, values and tombstones, but nothing whose time is over;
+    /// values least recently used first. Goes through the whole shard under its lock: some milliseconds for 100 000 entries.
+    pub fn versions_in(
+        &self,
+        shard: usize,
+        wanted: impl Fn(Slot) -> bool,
+        now_ms: u64,
+    ) -> Vec<(Key, Version)> {
+        self.shards.get(shard).map(|shard| shard.lock().versions(wanted, now_ms)).unwrap_or_default()
+    }
+
+    /// Frees up to `limit` expired entries and tombstones and says how many entries, holding a lock for a small step at a
+    /// time. The next call goes on at the shard where this one ended.
     pub fn sweep(&self, now_ms: u64, limit: usize) -> usize {
         let mut freed = 0;
         let start = self.swept.load(Ordering::Relaxed);
@@ -215,6 +286,11 @@ impl Store {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
+    /// Deletes, and entries whose time was over, that are remembered.
+    pub fn tombstones(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().tombstones()).sum()
+    }
+
     /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -231,7 +307,7 @@ impl Store {
     }
 
     fn shard(&self, key: &Key) -> &Mutex<Shard> {
-        &self.shards[key.slot().index() % self.shards.len()]
+        &self.shards[self.shard_of(key.slot())]
     }
 }
 

@@ -119,6 +119,21 @@ impl Clock {
         Version { time: next(last), node: self.node }
     }
 
+    /// A version that is also greater than `existing`. One that is far ahead of this clock does not drag it along: then the new
+    /// version is the next after it, and only that key is ahead.
+    pub fn stamp_after(&self, now_ms: u64, existing: Option<Version>) -> Version {
+        if let Some(existing) = existing {
+            self.observe(existing.time, now_ms);
+        }
+        let stamp = self.stamp(now_ms);
+        match existing {
+            Some(existing) if existing >= stamp => {
+                Version { time: existing.time.saturating_add(1), node: self.node }
+            }
+            _ => stamp,
+        }
+    }
+
     /// Takes note of [`Version::time`] of a write stamped elsewhere.
     pub fn observe(&self, time: u64, now_ms: u64) -> Observed {
         let limit = time_at(now_ms.saturating_add(Clock::AHEAD_MS_MAX));
@@ -168,6 +183,19 @@ mod tests {
         assert_eq!(clock.observe((61_000 << 16) + 1, 1_000), Observed::Clamped);
         assert_eq!(clock.observe(u64::MAX, 1_000), Observed::Clamped);
         assert_eq!(clock.latest(), 61_000 << 16);
+    }
+
+    #[test]
+    fn a_key_far_ahead_is_overwritten_without_dragging_the_clock_along() {
+        let clock = clock();
+        let far = Version::new(600_000 << 16, 7);
+        let over = clock.stamp_after(1_000, Some(far));
+        assert_eq!(over.time(), far.time() + 1);
+        assert!(clock.stamp(1_000).millis() <= 61_000);
+        let near = Version::new(2_000 << 16, 7);
+        let clock = self::clock();
+        assert!(clock.stamp_after(1_000, Some(near)) > near);
+        assert!(clock.stamp(1_000) > near, "a version that is near is seen");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{Node, NodeError, membership};
 use crate::link::Request;
-use crate::model::{Key, Members, NodeId, Status};
+use crate::model::{Key, Members, NodeId, Record, Status};
 
 /// How long `join` waits for the other node to be a member.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -78,17 +78,14 @@ impl Node {
 
     /// Where a key lives, and which of its owners have it.
     pub async fn locate(&self, key: &Key) -> Location {
-        let ring = self.ring();
+        let (placement, deadline) = (self.0.placement.load_full(), self.deadline());
         let mut owners = Vec::new();
-        for owner in ring.owners(key.slot()) {
-            owners.push((owner.clone(), self.holds(owner, key).await));
+        for owner in placement.ring.owners(key.slot()) {
+            let peeked = self.peek_at(&placement, owner, key, deadline).await;
+            let holds = peeked.map(|peeked| matches!(peeked.record, Some(Record::Entry(_))));
+            owners.push((owner.clone(), holds.ok()));
         }
         Location { slot: key.slot().index() as u16, owners }
-    }
-
-    async fn holds(&self, owner: &NodeId, key: &Key) -> Option<bool> {
-        let address = self.members().get(owner)?.address;
-        self.peek_at(owner, address, key).await.ok().map(|entry| entry.is_some())
     }
 
     /// Waits until the node asks to be stopped.
@@ -114,10 +111,8 @@ impl Node {
         }
         let linger = sleep(LINGER);
         membership::step_out(self);
-        match timeout(patience, self.rebalance()).await {
-            Ok(Ok(report)) => {
-                tracing::info!(keys = report.keys, failed = report.failed, "handed over the entries");
-            }
+        match timeout(patience, self.wait_until_clean()).await {
+            Ok(Ok(())) => tracing::info!("handed over all entries"),
             _ => tracing::warn!(seconds = patience.as_secs(), "stopped before all entries were handed over"),
         }
         linger.await;

@@ -24,8 +24,10 @@ const JOINED_PAUSE: [Duration; 2] = [Duration::from_millis(400), Duration::from_
 /// A node that is still alone says so this often.
 const COMPLAINT_PERIOD: Duration = Duration::from_secs(10);
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the first table may take after a seed has answered.
-const TABLE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the first peer may take after a seed has answered.
+const GREETING_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long it may take until another member goes by the same table.
+const TABLE_TIMEOUT: Duration = Duration::from_secs(2);
 const PULL_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(node: Node) {
@@ -66,15 +68,27 @@ pub(super) async fn run(node: Node) {
     }
 }
 
-/// Until the first table with other nodes is in force.
+/// Until another member goes by the same table: before that this node knows some of the members at most, and would look
+/// for keys in the wrong places.
 async fn wait_for_table(node: &Node) {
-    let joined = async {
-        while node.ring().members().len() < 2 {
+    let first_peer = async {
+        loop {
+            if let Some(peer) = node.members().peers().next() {
+                return peer.address;
+            }
             sleep(Duration::from_millis(5)).await;
         }
     };
     // A seed that is this node itself brings no peers.
-    let _ = timeout(TABLE_TIMEOUT, joined).await;
+    let Ok(peer) = timeout(GREETING_TIMEOUT, first_peer).await else { return };
+    // Without the list the members become known one by one, which takes longer.
+    let _ = pull(node, peer).await;
+    let agreed = async {
+        while !node.0.placement.load().is_shared() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let _ = timeout(TABLE_TIMEOUT, agreed).await;
 }
 
 /// Waits for the pause to end, or for the first peer.

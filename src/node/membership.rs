@@ -1,4 +1,4 @@
-//! Follows the membership: keeps the table in step with the view, tells what happened, stays in contact with peers.
+//! Follows the membership: keeps the table in step with the view, and tells what happened.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -7,23 +7,16 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::{Contact, FormerPlacement, Node, Placement, rfc3339};
+use super::placement::Placement;
+use super::{Contact, Node, rfc3339};
 use crate::gossip::GossipEvent;
-use crate::link::{Reply, Request};
 use crate::model::{Change, Member, Members, NodeId, Ring, Slot, Status};
-use crate::net::task;
 
 /// Changes of this long are taken together: a healing partition renews nearly every identity at once.
 const DEBOUNCE: Duration = Duration::from_millis(50);
-/// How long former tables are asked after a change. Moving a full node's entries takes less.
-const FORMER_FOR: Duration = Duration::from_secs(60);
-const FORMER_MAX: usize = 8;
-/// How often each peer's round trip is measured.
-const CONTACT_PERIOD: Duration = Duration::from_secs(1);
 
 /// Rebuilds the table after each change of the view.
 pub(super) async fn follow_view(node: Node) {
@@ -49,39 +42,60 @@ pub(super) fn step_out(node: &Node) {
 fn take_up(node: &Node, members: &Members) {
     put_in_force(node, members.live());
     node.0.contacts.lock().retain(|node_id, _| members.get(node_id).is_some());
-    close_unused_links(node, members);
+    close_unused_links(node);
 }
 
-/// One that has left may still have answers under way, and entries of a former table.
-fn close_unused_links(node: &Node, members: &Members) {
-    let dead: Vec<_> = members
-        .iter()
-        .filter(|member| member.status == Status::Unhealthy)
-        .map(|member| member.address)
-        .collect();
-    let (present, former) = (node.0.placement.load(), node.0.former.load());
-    let placements = former.iter().map(|former| &former.placement).chain([&**present]);
-    let used: HashSet<_> = placements.flat_map(|placement| placement.addresses.values().copied()).collect();
-    node.0.links.retain(|address| used.contains(address) && !dead.contains(address));
+/// One that has left may still have answers under way, and something to hand over.
+fn close_unused_links(node: &Node) {
+    let placement = node.0.placement.load();
+    let used: HashSet<_> = placement.addresses.values().copied().collect();
+    node.0.links.retain(|address| used.contains(address));
 }
 
 fn put_in_force<'a>(node: &Node, members: impl Iterator<Item = &'a Member>) {
-    let addresses: HashMap<NodeId, SocketAddr> =
+    let members: HashMap<NodeId, SocketAddr> =
         members.map(|member| (member.node_id.clone(), member.address)).collect();
     let old = node.0.placement.load_full();
-    if addresses == *old.addresses {
+    if old.goes_by(&members) {
         return;
     }
+    let departed = departed(node, &old, &members);
     // Built on this task: at most some milliseconds for a hundred members, away from the request path.
-    let ring = Arc::new(Ring::build(addresses.keys().cloned(), node.0.config.copies));
-    let new = Placement { ring, addresses: Arc::new(addresses) };
-    if new.ring.fingerprint() == old.ring.fingerprint() {
-        return node.0.placement.store(Arc::new(new));
+    let new = Placement::new(&node.0.id, &members, &departed, node.0.config.copies, node.uptime_ms());
+    let new = Arc::new(new);
+    // Together, so that who asks for a vouch is told the slots that go with the table.
+    let mut ledger = node.0.ledger.lock();
+    ledger.change_table(&node.0.id, &old.ring, &new.ring);
+    node.0.placement.store(new.clone());
+    drop(ledger);
+    node.reconsider(&new);
+    node.0.clean.send_replace(false);
+    node.0.table_changed.notify_one();
+    node.0.owing.notify_one();
+    node.0.foreign.notify_one();
+    let (new, old) = (&new.ring, &old.ring);
+    if new.fingerprint() != old.fingerprint() {
+        tell_table(node, old, new);
     }
-    remember(node, &old, &new);
-    node.0.placement.store(Arc::new(new.clone()));
-    node.0.misplaced.notify_one();
-    let (new, old) = (new.ring, &old.ring);
+}
+
+/// Members of the former table that said goodbye: they hand over what they hold, and are asked until they are gone.
+fn departed(
+    node: &Node,
+    old: &Placement,
+    members: &HashMap<NodeId, SocketAddr>,
+) -> HashMap<NodeId, SocketAddr> {
+    let view = node.members();
+    let mut departed = old.departed();
+    let left = old.ring.members().iter().filter(|member| **member != node.0.id && view.get(member).is_none());
+    departed.extend(left.filter_map(|member| Some((member.clone(), *old.addresses.get(member)?))));
+    departed.retain(|member, address| {
+        !members.contains_key(member) && !members.values().any(|taken| taken == address)
+    });
+    departed
+}
+
+fn tell_table(node: &Node, old: &Ring, new: &Ring) {
     let moved = Slot::all().filter(|slot| old.primary(*slot) != new.primary(*slot)).count();
     info!(ring = %new.fingerprint(), members = new.members().len(), slots_moved = moved, "the ring changed");
     let data = json!({
@@ -91,22 +105,6 @@ fn put_in_force<'a>(node: &Node, members: impl Iterator<Item = &'a Member>) {
         "slots_moved": moved,
     });
     node.0.events.publish("ring_changed", node.now_ms(), data);
-}
-
-/// Keeps the tables that entries may still be placed by. A node that was alone has no former table of the cluster it
-/// joins: it takes the one without itself.
-fn remember(node: &Node, old: &Placement, new: &Placement) {
-    let now = Instant::now();
-    let until = now + FORMER_FOR;
-    let mut former = vec![FormerPlacement { placement: old.clone(), until }];
-    if old.ring.members() == [node.0.id.clone()] && new.ring.members().len() > 1 {
-        let others = new.ring.members().iter().filter(|member| **member != node.0.id).cloned();
-        let ring = Arc::new(Ring::build(others, node.0.config.copies));
-        former.push(FormerPlacement { placement: Placement { ring, ..new.clone() }, until });
-    }
-    former.extend(node.0.former.load().iter().filter(|former| former.until > now).cloned());
-    former.truncate(FORMER_MAX);
-    node.0.former.store(Arc::new(former));
 }
 
 fn count(node: &Node, members: &Members) {
@@ -126,7 +124,10 @@ pub(super) async fn follow_events(node: Node, mut events: broadcast::Receiver<Go
     loop {
         match events.recv().await {
             Ok(GossipEvent::Member(change, member)) => tell(&node, change, &member),
-            Ok(GossipEvent::Renewed) => info!("the others had declared this node dead; it is back"),
+            Ok(GossipEvent::Renewed) => {
+                info!("the others had declared this node dead; it is back");
+                node.share_everything();
+            }
             Ok(GossipEvent::Stalled(lateness)) => {
                 warn!(milliseconds = lateness.as_millis() as u64, "this process did not run for a while");
             }
@@ -161,31 +162,6 @@ fn tell(node: &Node, change: Change, member: &Member) {
         data["detail"] = detail.into();
     }
     node.0.events.publish(kind, node.now_ms(), data);
-}
-
-/// Measures the round trip to every peer, and exchanges version clocks with it.
-pub(super) async fn keep_contact(node: Node) {
-    let mut ticks = interval(CONTACT_PERIOD);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let mut pings = JoinSet::new();
-        for peer in node.members().peers() {
-            let (node, peer) = (node.clone(), peer.clone());
-            pings.spawn(task(async move { ping(&node, &peer).await }));
-        }
-        while pings.join_next().await.is_some() {}
-    }
-}
-
-async fn ping(node: &Node, peer: &Member) {
-    let (asked, request) = (Instant::now(), Request::Ping { clock: node.0.versions.latest() });
-    let reply = node.0.links.call(peer.address, &request, &[], asked + CONTACT_PERIOD).await;
-    if let Ok((Reply::Pong { node_id, clock, .. }, _)) = reply {
-        node.see_clock(clock);
-        let contact = Contact { seen_ms: node.now_ms(), round_trip: Some(asked.elapsed()) };
-        node.0.contacts.lock().insert(node_id, contact);
-    }
 }
 
 /// A member as the interface shows it.

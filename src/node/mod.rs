@@ -1,17 +1,21 @@
 //! What the cluster does with a key: route, move, repair. The only door for the edges.
 //!
 //! Owns the store, the ring and the links to peers, and follows the membership view that gossip publishes. Speaks no
-//! protocol towards clients. Invariant: every copy in the store got there through `put_if_newer`.
+//! protocol towards clients. Invariant: a record gets into the store by being stamped there, by an owner, or through
+//! `put_if_newer`.
 
 mod command;
 mod events;
+mod gather;
 mod join;
 mod membership;
 mod operation;
+mod placement;
 mod replicate;
 mod route;
 mod serve;
 mod sync;
+mod vouch;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -23,17 +27,18 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde_json::json;
-use tokio::sync::{Notify, SetOnce, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, SetOnce, broadcast, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 pub use self::command::{Location, Stop};
 pub use self::events::{Event, rfc3339};
 pub use self::operation::{Done, NewValue, NodeError, Operation, Outcome};
+use self::placement::Placement;
 pub use self::sync::SyncReport;
 use crate::gossip::Gossip;
 use crate::link::{Answer, Pool, Request, Service};
-use crate::model::{Clock, Key, Lookup, Members, NodeId, Ring, Store, StoreConfig};
+use crate::model::{Clock, Key, Ledger, Lookup, Members, NodeId, Ring, Store, StoreConfig};
 use crate::net::{WallClock, task};
 use crate::telemetry::Metrics;
 
@@ -65,9 +70,16 @@ struct Inner {
     wall: WallClock,
     versions: Clock,
     store: Store,
+    /// Changed under the lock of `ledger`.
     placement: ArcSwap<Placement>,
-    /// Tables that were in force shortly before, the latest first.
-    former: ArcSwap<Vec<FormerPlacement>>,
+    table_changed: Notify,
+    ledger: Mutex<Ledger>,
+    /// Something was marked in the ledger.
+    owing: Notify,
+    /// There may be records of slots that others own.
+    foreign: Notify,
+    /// Whether nothing is dirty.
+    clean: watch::Sender<bool>,
     view: watch::Receiver<Arc<Members>>,
     contacts: Mutex<HashMap<NodeId, Contact>>,
     gossip: Gossip,
@@ -75,27 +87,11 @@ struct Inner {
     metrics: Arc<Metrics>,
     events: events::EventLog,
     moves: Mutex<MoveStats>,
-    /// Wakes the sync task: there may be entries that belong elsewhere.
-    misplaced: Notify,
-    full_sync: mpsc::Sender<oneshot::Sender<SyncReport>>,
     /// Set once the first attempt to join is over, whatever came of it.
     ready: SetOnce<()>,
     leaving: AtomicBool,
     /// Says that the process should stop: gracefully, or with an error that people must see.
     stop: watch::Sender<Option<Stop>>,
-}
-
-/// A table and where its members were. A member that has left is in no view any more, but may still hold entries.
-#[derive(Clone)]
-struct Placement {
-    ring: Arc<Ring>,
-    addresses: Arc<HashMap<NodeId, SocketAddr>>,
-}
-
-#[derive(Clone)]
-struct FormerPlacement {
-    placement: Placement,
-    until: Instant,
 }
 
 /// The last contact with a member over the link.
@@ -110,8 +106,6 @@ pub struct Contact {
 /// What moving entries has done so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MoveStats {
-    /// Entries that their new owners acknowledged.
-    pub keys: u64,
     /// How long the last move took.
     pub last_duration: Duration,
     /// When the last move ended, in unix milliseconds.
@@ -129,20 +123,22 @@ impl Node {
         tasks: &mut JoinSet<()>,
     ) -> Node {
         let identity = gossip.identity().clone();
-        let (full_sync, sync_requests) = mpsc::channel(16);
+        let alone = [(identity.node_id.clone(), identity.address)].into();
+        let placement = Placement::new(&identity.node_id, &alone, &HashMap::new(), config.copies, 0);
+        placement.reconsider(true);
         let node = Node(Arc::new(Inner {
             versions: Clock::new(&identity.node_id),
             store: Store::new(config.store),
-            placement: ArcSwap::from_pointee(Placement {
-                ring: Arc::new(Ring::build([identity.node_id.clone()], config.copies)),
-                addresses: Arc::new([(identity.node_id.clone(), identity.address)].into()),
-            }),
-            former: ArcSwap::default(),
+            placement: ArcSwap::from_pointee(placement),
+            table_changed: Notify::new(),
+            ledger: Mutex::default(),
+            owing: Notify::new(),
+            foreign: Notify::new(),
+            clean: watch::channel(true).0,
             view: gossip.view(),
             contacts: Mutex::default(),
             events: events::EventLog::new(),
             moves: Mutex::default(),
-            misplaced: Notify::new(),
             ready: SetOnce::new(),
             leaving: AtomicBool::new(false),
             stop: watch::channel(None).0,
@@ -155,13 +151,13 @@ impl Node {
             gossip,
             links,
             metrics,
-            full_sync,
         }));
         tasks.spawn(task(membership::follow_view(node.clone())));
         tasks.spawn(task(membership::follow_events(node.clone(), node.0.gossip.events())));
-        tasks.spawn(task(membership::keep_contact(node.clone())));
+        tasks.spawn(task(vouch::run(node.clone())));
         tasks.spawn(task(join::run(node.clone())));
-        tasks.spawn(task(sync::run(node.clone(), sync_requests)));
+        tasks.spawn(task(sync::run(node.clone())));
+        tasks.spawn(task(sync::tidy(node.clone())));
         tasks.spawn(task(sync::sweep(node.clone())));
         node
     }
@@ -170,6 +166,11 @@ impl Node {
     #[must_use]
     pub fn id(&self) -> &NodeId {
         &self.0.id
+    }
+
+    /// Milliseconds since the process started: the clock of leases, which nothing sets back.
+    fn uptime_ms(&self) -> u64 {
+        self.0.started.elapsed().as_millis() as u64
     }
 
     /// How long the process has been running.
@@ -243,9 +244,9 @@ impl Node {
     /// Does one operation on this node's own store, whoever owns the key.
     ///
     /// # Errors
-    /// Only [`NodeError::TooLarge`]; nothing has changed then.
+    /// [`NodeError::TooLarge`] and [`NodeError::PreconditionFailed`]; nothing has changed then.
     pub fn apply_here(&self, operation: &Operation) -> Result<Outcome, NodeError> {
-        self.apply(operation)
+        self.apply(operation).map(|(outcome, _)| outcome)
     }
 
     /// A snapshot event and everything that happens after it.
@@ -264,17 +265,6 @@ impl Node {
         membership::describe(self, member)
     }
 
-    /// Moves everything that is not where it belongs, now, and says what that was.
-    ///
-    /// # Errors
-    /// When the node is stopping.
-    pub async fn rebalance(&self) -> Result<SyncReport, NodeError> {
-        let (answer, report) = oneshot::channel();
-        let stopping = || NodeError::Overloaded("the node is stopping".into());
-        self.0.full_sync.send(answer).await.map_err(|_| stopping())?;
-        report.await.map_err(|_| stopping())
-    }
-
     fn deadline(&self) -> Instant {
         Instant::now() + self.0.config.request_timeout
     }
@@ -286,7 +276,7 @@ impl Node {
                 return Outcome::Hit(entry);
             }
             Lookup::Expired => self.0.metrics.expirations.inc(),
-            Lookup::Miss => {}
+            Lookup::Deleted(_) | Lookup::Miss => {}
         }
         self.0.metrics.misses.inc();
         Outcome::Miss
@@ -294,7 +284,7 @@ impl Node {
 }
 
 impl Service for Node {
-    fn call(&self, request: Request, value: bytes::Bytes) -> Answer {
-        serve::call(self, request, value)
+    fn call(&self, request: Request, value: bytes::Bytes, deadline: Instant) -> Answer {
+        serve::call(self, request, value, deadline)
     }
 }

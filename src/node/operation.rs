@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::link::{self, LinkError, Refusal};
-use crate::model::{Condition, Entry, Key, NodeId, StoreError, Version};
+use crate::link::{self, LinkError, RecordHead, RecordKind, Refusal};
+use crate::model::{Condition, Entry, Key, NodeId, Record, StoreError, Tombstone, Version};
 
 /// One operation on one key.
 #[derive(Clone, Debug, PartialEq)]
@@ -107,8 +107,8 @@ impl From<Refusal> for NodeError {
             Refusal::TooLarge(reason) => NodeError::TooLarge(reason),
             Refusal::PreconditionFailed(reason) => NodeError::PreconditionFailed(reason),
             Refusal::Overloaded => NodeError::Overloaded(refusal.to_string()),
-            Refusal::NotPrimary => {
-                NodeError::ForwardFailed("the members disagree about the key's owner".into())
+            Refusal::NotOwner | Refusal::NotSynced => {
+                NodeError::ForwardFailed("the members do not agree yet about who has the key".into())
             }
             Refusal::Invalid(reason) => NodeError::DecodeFailed(reason),
         }
@@ -147,7 +147,6 @@ impl Operation {
 
     /// Out of a head and the raw values, of which it takes its own.
     pub(super) fn from_wire(head: link::Operation, values: &mut Bytes) -> Result<Operation, Refusal> {
-        let parse = |key: Box<str>| Key::parse(key).map_err(|error| Refusal::Invalid(error.to_string()));
         Ok(match head {
             link::Operation::Get { key } => Operation::Get(parse(key)?),
             link::Operation::Delete { key, condition } => Operation::Delete(parse(key)?, condition),
@@ -197,8 +196,44 @@ pub(super) fn outcome_from_wire(head: link::Outcome, values: &mut Bytes) -> Resu
     })
 }
 
+/// As it travels: the head, and the value behind it.
+pub(super) fn record_to_wire(key: &Key, record: Record) -> (RecordHead, Bytes) {
+    let version = record.version();
+    let (kind, value) = match record {
+        Record::Entry(entry) => {
+            let kind = RecordKind::Entry {
+                expires_at_ms: entry.expires_at_ms,
+                content_type: entry.content_type,
+                value_bytes: entry.value.len() as u32,
+            };
+            (kind, entry.value)
+        }
+        Record::Tombstone(tombstone) => {
+            (RecordKind::Tombstone { expires_at_ms: tombstone.expires_at_ms }, Bytes::new())
+        }
+    };
+    (RecordHead { key: key.as_str().into(), version, kind }, value)
+}
+
+/// Out of a head and the raw values, of which it takes its own.
+pub(super) fn record_from_wire(head: RecordHead, values: &mut Bytes) -> Result<(Key, Record), Refusal> {
+    let RecordHead { key, version, kind } = head;
+    let record = match kind {
+        RecordKind::Entry { expires_at_ms, content_type, value_bytes } => {
+            Record::Entry(Entry { value: cut(values, value_bytes)?, content_type, version, expires_at_ms })
+        }
+        RecordKind::Tombstone { expires_at_ms } => Record::Tombstone(Tombstone { version, expires_at_ms }),
+    };
+    Ok((parse(key)?, record))
+}
+
+/// A key that a peer has sent.
+pub(super) fn parse(key: Box<str>) -> Result<Key, Refusal> {
+    Key::parse(key).map_err(|error| Refusal::Invalid(error.to_string()))
+}
+
 /// Takes the next value off the raw values.
-pub(super) fn cut(values: &mut Bytes, value_bytes: u32) -> Result<Bytes, Refusal> {
+fn cut(values: &mut Bytes, value_bytes: u32) -> Result<Bytes, Refusal> {
     let bytes = value_bytes as usize;
     if bytes > values.len() {
         return Err(Refusal::Invalid(format!(

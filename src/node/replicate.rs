@@ -1,93 +1,368 @@
-//! Copies: how an entry gets into this node's store, and into another's.
+//! Writes at an owner: stamped, kept, copied to the other owners, acknowledged when all of them have it.
 //!
-//! One copy of each entry is kept so far, the primary's. Copies travel when slots move, and when a read finds an entry at a
-//! former owner.
+//! An owner acts only with authority over the slot (see [`super::placement`]), or when the asker has gathered from all
+//! owners that can be reached. A copy that could not be written marks the slot dirty for its owner; the write is then
+//! acknowledged as degraded, once that owner cannot answer from its own memory any more. Invariant: no write leaves here
+//! without either its copies or its marks, whatever happens to the request.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep_until};
 
-use super::operation::cut;
+use super::operation::{record_from_wire, record_to_wire};
+use super::placement::Placement;
 use super::route::unexpected;
-use super::{NewValue, Node, NodeError, Outcome};
-use crate::link::{EntryHead, Refusal, Reply, Request};
-use crate::model::{Entry, Key, NodeId, Put};
+use super::{NewValue, Node, NodeError, Operation, Outcome};
+use crate::link::{Claim, LinkError, RecordHead, Refusal, Reply, Request};
+use crate::model::{
+    Condition, Current, Entry, Evicted, Key, NodeId, Put, Record, Slot, StoreError, Tombstone, Version,
+};
+
+/// How old the answers of the other owners may be when a node acts on them. No longer than an asker waits for a silent
+/// node before it turns to the next: a node that was stopped in between must not act late.
+const SETTLED_FOR: Duration = crate::link::SILENCE;
+
+/// A write that is in this node's store and has to reach others.
+struct Written {
+    /// Its place among the operations.
+    index: usize,
+    key: Key,
+    record: Record,
+    degraded: bool,
+}
+
+/// What a copy request came to.
+pub(super) enum Copied {
+    /// All are held; of these, by index, a newer version.
+    Held { stale: Vec<u32> },
+    /// The process is gone, and with it whatever it could have answered.
+    Gone,
+    /// It may be alive, without the copies.
+    Failed,
+}
 
 impl Node {
-    /// Stamps a new value and keeps it: what the primary does with a PUT.
-    pub(super) fn store_new(&self, key: &Key, new: &NewValue) -> Result<Outcome, NodeError> {
-        let now_ms = self.now_ms();
-        let version = self.0.versions.stamp(now_ms);
-        let entry = Entry {
-            value: new.value.clone(),
-            content_type: new.content_type.clone(),
-            version,
-            expires_at_ms: new
-                .ttl
-                .map(|ttl| now_ms.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))),
-        };
-        self.keep(key, entry)?;
-        Ok(Outcome::Stored { version, degraded: false })
-    }
-
-    /// The one way into the store.
-    pub(super) fn keep(&self, key: &Key, entry: Entry) -> Result<(), NodeError> {
-        if let Put::Stored { evicted, .. } = self.0.store.put_if_newer(key, entry, self.now_ms())? {
-            self.0.metrics.evictions.inc_by(evicted.entries as u64);
-            self.0.metrics.evicted_bytes.inc_by(evicted.bytes as u64);
-        }
-        Ok(())
-    }
-
-    /// Best effort: the next read finds it at the primary. If it fails, the move brings it.
-    pub(super) async fn write_through(&self, primary: &NodeId, key: &Key, entry: &Entry, deadline: Instant) {
-        if primary == self.id() {
-            let _ = self.keep(key, entry.clone());
-        } else {
-            let _ = self.copy_to(primary, &[(key.clone(), entry.clone())], deadline).await;
-        }
-    }
-
-    /// Has a node keep copies of entries.
-    pub(super) async fn copy_to(
+    /// Does operations as an owner of their keys. The results in order.
+    pub(super) async fn serve_all(
         &self,
-        node_id: &NodeId,
-        entries: &[(Key, Entry)],
+        operations: &[Operation],
+        claim: Claim,
         deadline: Instant,
-    ) -> Result<(), NodeError> {
-        let heads = entries.iter().map(|(key, entry)| EntryHead {
-            key: key.as_str().into(),
-            version: entry.version,
-            expires_at_ms: entry.expires_at_ms,
-            content_type: entry.content_type.clone(),
-            value_bytes: entry.value.len() as u32,
-        });
-        let values: Vec<Bytes> = entries.iter().map(|(_, entry)| entry.value.clone()).collect();
-        match self.call(node_id, &Request::Copy(heads.collect()), &values, deadline).await? {
-            (Reply::Copied, _) => Ok(()),
-            (Reply::Refused(refusal), _) => Err(refusal.into()),
-            (other, _) => Err(unexpected(node_id, &other)),
+    ) -> Vec<Result<Outcome, Refusal>> {
+        let mut results = Vec::with_capacity(operations.len());
+        let mut written = Vec::new();
+        for (index, operation) in operations.iter().enumerate() {
+            results.push(match self.begin(operation, claim) {
+                Ok((outcome, record)) => {
+                    let key = operation.key().clone();
+                    written.extend(record.map(|record| Written { index, key, record, degraded: false }));
+                    Ok(outcome)
+                }
+                Err(refusal) => Err(refusal),
+            });
         }
-    }
-
-    /// The inverse of [`Node::copy_to`], at the receiving end.
-    pub(super) fn keep_copies(&self, heads: Vec<EntryHead>, mut values: Bytes) -> Result<(), Refusal> {
-        let ring = self.ring();
-        for head in heads {
-            let key = Key::parse(head.key).map_err(|error| Refusal::Invalid(error.to_string()))?;
-            let value = cut(&mut values, head.value_bytes)?;
-            self.see_clock(head.version.time());
-            let entry = Entry {
-                value,
-                content_type: head.content_type,
-                version: head.version,
-                expires_at_ms: head.expires_at_ms,
-            };
-            self.keep(&key, entry).map_err(|error| Refusal::TooLarge(error.to_string()))?;
-            // Sent by a table that is no longer in force.
-            if ring.primary(key.slot()) != Some(&self.0.id) {
-                self.0.misplaced.notify_one();
+        if !written.is_empty() {
+            let failed = self.replicate(&mut written, deadline).await;
+            for Written { index, degraded: now_degraded, .. } in &written {
+                if let Ok(Outcome::Stored { degraded, .. } | Outcome::Deleted { degraded, .. }) =
+                    &mut results[*index]
+                {
+                    *degraded = *now_degraded;
+                }
+            }
+            for (index, refusal) in failed {
+                results[index] = Err(refusal);
             }
         }
-        Ok(())
+        results
+    }
+
+    /// Does one operation as an owner of its key.
+    pub(super) async fn serve(
+        &self,
+        operation: &Operation,
+        claim: Claim,
+        deadline: Instant,
+    ) -> Result<Outcome, Refusal> {
+        if let Operation::Get(key) = operation {
+            return self.read(key, claim);
+        }
+        let mut results = self.serve_all(std::slice::from_ref(operation), claim, deadline).await;
+        results.pop().unwrap_or(Err(Refusal::NotSynced))
+    }
+
+    /// Reads as an owner.
+    pub(super) fn read(&self, key: &Key, claim: Claim) -> Result<Outcome, Refusal> {
+        self.check_entitled(key.slot(), claim)?;
+        Ok(self.lookup(key))
+    }
+
+    /// Does an operation on this node's own store, whoever owns the key; a write also as it is to be copied.
+    pub(super) fn apply(&self, operation: &Operation) -> Result<(Outcome, Option<Record>), NodeError> {
+        let now_ms = self.now_ms();
+        let unstamped = Version::new(0, 0);
+        let (key, condition, mut record) = match operation {
+            Operation::Get(key) => return Ok((self.lookup(key), None)),
+            Operation::Put(key, new, condition) => {
+                (key, condition, Record::Entry(entry(new, unstamped, now_ms)))
+            }
+            Operation::Delete(key, condition) => {
+                let expires_at_ms = now_ms.saturating_add(Tombstone::LIFE_MS);
+                (key, condition, Record::Tombstone(Tombstone { version: unstamped, expires_at_ms }))
+            }
+        };
+        let stamp = |current: Option<Current>| {
+            let live = current.filter(|current| current.live).map(|current| current.version);
+            if !condition.holds(live) {
+                return Err(refused(condition, live));
+            }
+            Ok(self.0.versions.stamp_after(now_ms, current.map(|current| current.version)))
+        };
+        let written = self.0.store.write(key, record.clone(), now_ms, stamp)??;
+        self.count_evicted(written.evicted);
+        record.set_version(written.version);
+        let outcome = match operation {
+            Operation::Delete(..) => Outcome::Deleted { found: written.replaced, degraded: false },
+            _ => Outcome::Stored { version: written.version, degraded: false },
+        };
+        Ok((outcome, Some(record)))
+    }
+
+    fn begin(&self, operation: &Operation, claim: Claim) -> Result<(Outcome, Option<Record>), Refusal> {
+        self.check_entitled(operation.key().slot(), claim)?;
+        self.apply(operation).map_err(|error| match error {
+            NodeError::PreconditionFailed(reason) => Refusal::PreconditionFailed(reason),
+            other => Refusal::TooLarge(other.to_string()),
+        })
+    }
+
+    fn check_entitled(&self, slot: Slot, claim: Claim) -> Result<(), Refusal> {
+        let (placement, now_ms) = (self.0.placement.load(), self.uptime_ms());
+        if !self.is_ready() || !placement.owns(slot) {
+            return Err(Refusal::NotOwner);
+        }
+        let is_settled = claim
+            .settled_at_ms
+            .is_some_and(|at_ms| now_ms.saturating_sub(at_ms) <= SETTLED_FOR.as_millis() as u64)
+            && placement.may_act_settled(now_ms);
+        // Authority holds among those that go by one table.
+        let has_authority =
+            claim.ring == placement.ring.fingerprint() && placement.has_authority(slot, now_ms);
+        if is_settled || has_authority { Ok(()) } else { Err(Refusal::NotSynced) }
+    }
+
+    /// Copies what was written to all other owners and says which of it must not be acknowledged.
+    async fn replicate(&self, written: &mut [Written], deadline: Instant) -> Vec<(usize, Refusal)> {
+        // Taken after the writes: a change from now on finds them in the store and passes them on itself.
+        let placement = self.0.placement.load_full();
+        let targets = targets(&placement, &self.0.id, written);
+        if targets.is_empty() {
+            return Vec::new();
+        }
+        let mut owed = Owed::new(self, &placement, &targets, written);
+        let patience = deadline.saturating_duration_since(Instant::now()) / 2;
+        let copying = targets.iter().map(async |(member, indexes)| {
+            let records = indexes.iter().map(|&index| (&written[index].key, written[index].record.clone()));
+            self.copy_to(member, Request::Copy, records, Instant::now() + patience).await
+        });
+        let copied = join_all(copying).await;
+        let mut failed = Vec::new();
+        let mut free_at_ms = 0;
+        for ((member, indexes), copied) in targets.iter().zip(copied) {
+            match copied {
+                Copied::Held { stale } => {
+                    owed.forgive(member);
+                    for place in stale {
+                        let Some(&index) = indexes.get(place as usize) else { continue };
+                        // Newer than ours: written at the same time if we still have authority. If not, another owner
+                        // may have acted in our place, and ours must not pass for the later one.
+                        let slot = written[index].key.slot();
+                        if !placement.has_authority(slot, self.uptime_ms()) {
+                            failed.push((written[index].index, Refusal::NotSynced));
+                        }
+                    }
+                }
+                Copied::Gone | Copied::Failed => {
+                    for &index in indexes {
+                        written[index].degraded |= placement.ring.owns(member, written[index].key.slot());
+                    }
+                    if matches!(copied, Copied::Failed) {
+                        free_at_ms = free_at_ms.max(owed.mark(member));
+                    }
+                }
+            }
+        }
+        drop(owed);
+        let degraded = written.iter().filter(|written| written.degraded).count();
+        if degraded > 0 {
+            self.0.metrics.degraded_writes.inc_by(degraded as u64);
+            let free_at = self.0.started + Duration::from_millis(free_at_ms);
+            sleep_until(free_at.min(deadline)).await;
+            if free_at > deadline {
+                let late = written.iter().filter(|written| written.degraded);
+                failed.extend(late.map(|written| (written.index, Refusal::NotSynced)));
+            }
+        }
+        failed
+    }
+
+    /// Has a member keep records.
+    pub(super) async fn copy_to<'a>(
+        &self,
+        member: &NodeId,
+        request: fn(Vec<RecordHead>) -> Request,
+        records: impl Iterator<Item = (&'a Key, Record)>,
+        deadline: Instant,
+    ) -> Copied {
+        let (heads, values): (Vec<_>, Vec<_>) =
+            records.map(|(key, record)| record_to_wire(key, record)).unzip();
+        let values: Vec<Bytes> = values.into_iter().filter(|value| !value.is_empty()).collect();
+        let Some(address) = self.0.placement.load().addresses.get(member).copied() else {
+            return Copied::Failed;
+        };
+        let request = request(heads);
+        let mut reply = self.0.links.call(address, &request, &values, deadline).await;
+        if matches!(reply, Err(LinkError::Broken(_))) {
+            // The process ended, or only the connection; a new one tells. Copies may come twice.
+            reply = self.0.links.call(address, &request, &values, deadline).await;
+        }
+        match reply {
+            Ok((Reply::Copied { stale }, _)) => Copied::Held { stale },
+            Err(LinkError::Refused(_)) => Copied::Gone,
+            Ok((other, _)) => {
+                tracing::warn!(%member, error = %unexpected(member, &other), "a copy was refused");
+                Copied::Failed
+            }
+            Err(error) => {
+                tracing::debug!(%member, %error, "a copy was not written");
+                Copied::Failed
+            }
+        }
+    }
+
+    /// The inverse of [`Node::copy_to`], at the receiving end. Says, by index, of which a newer version is held.
+    pub(super) fn keep_copies(&self, heads: Vec<RecordHead>, mut values: Bytes) -> Result<Vec<u32>, Refusal> {
+        let mut stale = Vec::new();
+        for (index, head) in heads.into_iter().enumerate() {
+            let (key, record) = record_from_wire(head, &mut values)?;
+            self.see_clock(record.version().time());
+            if self.keep(&key, record) {
+                stale.push(index as u32);
+            }
+            let placement = self.0.placement.load();
+            if !placement.owns(key.slot()) {
+                self.pass_on(&placement, key.slot());
+            }
+        }
+        Ok(stale)
+    }
+
+    /// The one way into the store for what has a version. True if a newer one is there.
+    pub(super) fn keep(&self, key: &Key, record: Record) -> bool {
+        let version = record.version();
+        match self.0.store.put_if_newer(key, record, self.now_ms()) {
+            Ok(Put::Stored { evicted, .. }) => {
+                self.count_evicted(evicted);
+                false
+            }
+            Ok(Put::Stale { held }) => held > version,
+            Err(StoreError::TooLarge { .. }) => {
+                // This node's store is smaller than the sender's. An older version must not stay in its place.
+                if let Some(held) = self.0.store.peek(key, self.now_ms())
+                    && held.version() < version
+                {
+                    self.0.store.remove_version(key, held.version());
+                }
+                false
+            }
+        }
+    }
+
+    fn count_evicted(&self, evicted: Evicted) {
+        self.0.metrics.evictions.inc_by(evicted.entries as u64);
+        self.0.metrics.evicted_bytes.inc_by(evicted.bytes as u64);
+    }
+}
+
+fn entry(new: &NewValue, version: Version, now_ms: u64) -> Entry {
+    let ttl_ms = new.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+    Entry {
+        value: new.value.clone(),
+        content_type: new.content_type.clone(),
+        version,
+        expires_at_ms: ttl_ms.map(|ttl_ms| now_ms.saturating_add(ttl_ms)),
+    }
+}
+
+fn refused(condition: &Condition, live: Option<Version>) -> NodeError {
+    let wanted = match condition {
+        Condition::Absent => "the key must not exist".to_string(),
+        Condition::Present => "the key must exist".to_string(),
+        Condition::Always | Condition::Versions(_) => "the key must have the given version".to_string(),
+    };
+    let found =
+        live.map_or("it does not exist".to_string(), |version| format!("its version is \"{version}\""));
+    NodeError::PreconditionFailed(format!("{wanted}; {found}"))
+}
+
+/// Who is to get which of the writes. Besides the other owners, after a change of the table also members that were not
+/// heard under it: they may still answer by the former one.
+fn targets(placement: &Placement, me: &NodeId, written: &[Written]) -> BTreeMap<NodeId, Vec<usize>> {
+    let mut targets: BTreeMap<NodeId, Vec<usize>> = BTreeMap::new();
+    let unheard = placement.unheard();
+    for (index, one) in written.iter().enumerate() {
+        let owners = placement.ring.owners(one.key.slot());
+        let also = unheard.iter().filter(|member| !placement.ring.owns(member, one.key.slot()));
+        for member in owners.chain(also).filter(|member| *member != me) {
+            targets.entry(member.clone()).or_default().push(index);
+        }
+    }
+    targets
+}
+
+/// The pairs that become dirty unless the copies are acknowledged; also when the request is dropped half way.
+struct Owed<'a> {
+    node: &'a Node,
+    pairs: BTreeMap<NodeId, Vec<Slot>>,
+}
+
+impl<'a> Owed<'a> {
+    fn new(
+        node: &'a Node,
+        placement: &Placement,
+        targets: &BTreeMap<NodeId, Vec<usize>>,
+        written: &[Written],
+    ) -> Owed<'a> {
+        let slots_of = |member: &NodeId, indexes: &[usize]| -> Vec<Slot> {
+            let slots = indexes.iter().map(|&index| written[index].key.slot());
+            slots.filter(|slot| placement.ring.owns(member, *slot)).collect()
+        };
+        let pairs = targets.iter().map(|(member, indexes)| (member.clone(), slots_of(member, indexes)));
+        Owed { node, pairs: pairs.collect() }
+    }
+
+    fn forgive(&mut self, member: &NodeId) {
+        self.pairs.remove(member);
+    }
+
+    /// Marks a member's pairs and says from when on it cannot answer from its own memory any more.
+    fn mark(&mut self, member: &NodeId) -> u64 {
+        let slots = self.pairs.remove(member).unwrap_or_default();
+        let mut ledger = self.node.0.ledger.lock();
+        slots.iter().for_each(|slot| ledger.mark(*slot, member));
+        ledger.free_of(member)
+    }
+}
+
+impl Drop for Owed<'_> {
+    fn drop(&mut self) {
+        let members: Vec<NodeId> = self.pairs.keys().cloned().collect();
+        for member in members {
+            self.mark(&member);
+        }
+        self.node.0.owing.notify_one();
     }
 }

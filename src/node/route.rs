@@ -1,268 +1,170 @@
-//! The path of an operation: here or, once, to the key's primary.
+//! The path of an operation to an owner of its key, and on to the next one if that does not answer.
 //!
-//! While slots move, a read that finds nothing at the primary asks the owners under the former tables, and writes through
-//! what it finds. Bounded: one forward, one question to each former owner, all within the request's deadline.
+//! A read is served here if this node owns the key and has authority (see [`super::placement`]); everything else goes to the
+//! primary. If that owner is gone, silent, or may lack something, the asker *settles* the matter: it gathers what all
+//! owners have, hands the newest to the first that answers, and has that one act. Bounded: every step by the request's
+//! deadline, every try by the silence of the node that was asked.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream;
 use tokio::time::{Instant, sleep};
 
+use super::gather::Gathered;
 use super::operation::outcome_from_wire;
-use super::{Done, Node, NodeError, Operation, Outcome, Placement};
-use crate::link::{self, Refusal, Reply, Request};
-use crate::model::{Entry, Key, NodeId, Ring, Slot, Status};
+use super::{Done, Node, NodeError, Operation, Outcome};
+use crate::link::{Claim, LinkError, Refusal, Reply, Request};
+use crate::model::{Key, NodeId, Record};
 use crate::net::task;
 use crate::telemetry::Route;
 
-/// How soon to look at the table again when another node says that it is not the primary.
-const TABLE_PAUSE: Duration = Duration::from_millis(20);
+/// How soon to look again when nobody could act: a table is about to change, or a word to run out.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Operations of one batch that are settled one by one at a time.
+const SETTLING_MAX: usize = 64;
+
+/// Why an owner did not do an operation.
+pub(super) enum Failure {
+    /// Another one may, or the same one later.
+    Elsewhere(NodeError),
+    /// That is the answer.
+    Final(NodeError),
+}
+
+type Performed = Result<(Done, Route), NodeError>;
 
 impl Node {
     /// Does one operation, wherever its key lives, and says by which route it went.
     ///
     /// # Errors
     /// See [`NodeError`].
-    pub async fn perform(&self, operation: &Operation) -> Result<(Done, Route), NodeError> {
-        let slot = operation.key().slot();
+    pub async fn perform(&self, operation: &Operation) -> Performed {
         let deadline = self.deadline();
         self.wait_until_ready(deadline).await;
+        self.perform_by(operation, deadline).await
+    }
+
+    async fn perform_by(&self, operation: &Operation, deadline: Instant) -> Performed {
+        let placement = self.0.placement.load_full();
+        let slot = operation.key().slot();
+        let primary = placement.ring.primary(slot).ok_or_else(nobody)?;
+        let claim = Claim { ring: placement.ring.fingerprint(), settled_at_ms: None };
+        let may_be_read_here =
+            matches!(operation, Operation::Get(_)) && placement.has_authority(slot, self.uptime_ms());
+        let (outcome, holder, route) = if may_be_read_here || primary == self.id() {
+            let outcome = self.serve(operation, claim, deadline).await.map_err(Failure::from);
+            (outcome, self.id(), Route::Local)
+        } else {
+            (self.forward(primary, operation, claim, deadline).await, primary, Route::Forwarded)
+        };
+        self.complete(operation, outcome, holder, route, deadline).await
+    }
+
+    /// Goes on where an owner has not settled the matter by its answer.
+    async fn complete(
+        &self,
+        operation: &Operation,
+        outcome: Result<Outcome, Failure>,
+        holder: &NodeId,
+        route: Route,
+        deadline: Instant,
+    ) -> Performed {
+        match outcome {
+            Ok(Outcome::Miss) => {
+                // It may have evicted what another owner still has.
+                let found = self.gather_besides(operation.key(), holder, deadline).await;
+                let done = self.found(operation, &found, holder, deadline).await;
+                Ok((done, route))
+            }
+            Ok(outcome) => Ok((Done { outcome, node_id: holder.clone() }, route)),
+            Err(Failure::Final(error)) => Err(error),
+            Err(Failure::Elsewhere(_)) => self.settle(operation, deadline).await,
+        }
+    }
+
+    /// Does an operation with all owners that can be reached, whichever those are.
+    async fn settle(&self, operation: &Operation, deadline: Instant) -> Performed {
+        self.0.metrics.failovers.inc();
         loop {
             let ring = self.ring();
-            let owners = self.write_owners(&ring, slot)?;
-            let primary = owners[0];
-            let (outcome, route) = if primary == self.id() {
-                (Ok(self.apply(operation)?), Route::Local)
-            } else {
-                (self.forward(primary, operation, deadline).await, Route::Forwarded)
+            let found = self.gather(operation.key(), deadline).await;
+            let failure = match (operation, found.first()) {
+                (Operation::Get(_), Some(first)) => {
+                    let done = self.found(operation, &found, first, deadline).await;
+                    return Ok((done, Route::Forwarded));
+                }
+                (_, Some(_)) => match self.act(operation, &found, deadline).await {
+                    Ok(done) => return Ok((done, Route::Forwarded)),
+                    Err(Failure::Final(error)) => return Err(error),
+                    Err(Failure::Elsewhere(error)) => error,
+                },
+                (_, None) => {
+                    let failure = found.failure();
+                    // The table may already name other owners, or does so soon: others have noticed, too.
+                    if ring.fingerprint() == self.ring().fingerprint() && self.is_ready() {
+                        return Err(failure);
+                    }
+                    failure
+                }
             };
-            match outcome {
-                Ok(outcome) => {
-                    let (outcome, node_id) = self.look_back(operation, outcome, primary, deadline).await;
-                    return Ok((Done { outcome, node_id }, route));
-                }
-                Err(ForwardError::NotPrimary) if Instant::now() + TABLE_PAUSE < deadline => {
-                    sleep(TABLE_PAUSE).await;
-                }
-                Err(ForwardError::NotPrimary) => return Err(Refusal::NotPrimary.into()),
-                // The owner may have died or left; if the table already says so, the new owner is asked.
-                Err(ForwardError::Failed(NodeError::ForwardFailed(_) | NodeError::NodeNotFound(_)))
-                    if Instant::now() < deadline && self.ring().fingerprint() != ring.fingerprint() => {}
-                Err(ForwardError::Failed(error)) => return Err(error),
+            if Instant::now() + PAUSE >= deadline {
+                return Err(failure);
             }
+            sleep(PAUSE).await;
         }
     }
 
-    /// Does many operations; those for one owner travel together. Results in the order of the operations.
-    pub async fn perform_all(&self, operations: Vec<Operation>) -> Vec<Result<Done, NodeError>> {
-        self.wait_until_ready(self.deadline()).await;
-        let ring = self.ring();
-        let mut groups: HashMap<Option<NodeId>, Vec<usize>> = HashMap::new();
-        for (index, operation) in operations.iter().enumerate() {
-            let primary = ring.primary(operation.key().slot()).filter(|primary| *primary != self.id());
-            groups.entry(primary.cloned()).or_default().push(index);
-        }
-        let mut results: Vec<Option<Result<Done, NodeError>>> = vec![None; operations.len()];
-        let operations = Arc::new(operations);
-        let mut under_way = tokio::task::JoinSet::new();
-        for (primary, indexes) in groups {
-            let (node, operations) = (self.clone(), operations.clone());
-            under_way.spawn(task(async move {
-                let done = match primary {
-                    Some(primary) => node.forward_group(&primary, &operations, &indexes).await,
-                    None => node.perform_each(&operations, &indexes).await,
-                };
-                indexes.into_iter().zip(done).collect::<Vec<_>>()
-            }));
-        }
-        while let Some(group) = under_way.join_next().await {
-            for (index, done) in group.into_iter().flatten() {
-                results[index] = Some(done);
+    /// Answers a read by what was gathered, and gives it to the owners that lack it.
+    async fn found(
+        &self,
+        operation: &Operation,
+        found: &Gathered,
+        first: &NodeId,
+        deadline: Instant,
+    ) -> Done {
+        match found.newest() {
+            Some((holder, Record::Entry(entry))) => {
+                self.write_through(operation.key(), found, deadline).await;
+                Done { outcome: Outcome::Hit(entry.clone()), node_id: holder.clone() }
             }
-        }
-        let lost = || Err(NodeError::DecodeFailed("an operation got no answer".into()));
-        results.into_iter().map(|result| result.unwrap_or_else(lost)).collect()
-    }
-
-    /// Does the operation on this node's own store.
-    pub(super) fn apply(&self, operation: &Operation) -> Result<Outcome, NodeError> {
-        match operation {
-            Operation::Get(key) => Ok(self.lookup(key)),
-            Operation::Put(key, new, _) => self.store_new(key, new),
-            Operation::Delete(key, _) => {
-                Ok(Outcome::Deleted { found: self.0.store.remove(key, self.now_ms()), degraded: false })
-            }
+            _ => Done { outcome: Outcome::Miss, node_id: first.clone() },
         }
     }
 
-    /// The members that are to hold a key, the primary first. One copy is stored so far: the first.
-    fn write_owners<'a>(&self, ring: &'a Ring, slot: Slot) -> Result<Vec<&'a NodeId>, NodeError> {
-        let owners: Vec<_> = ring.owners(slot).collect();
-        if owners.is_empty() {
-            return Err(NodeError::NodeNotFound("no member owns the key".into()));
+    /// Has the first owner that answered do a write, after giving it the newest of what was gathered.
+    async fn act(&self, operation: &Operation, found: &Gathered, deadline: Instant) -> Result<Done, Failure> {
+        let Some((owner, at_ms)) = found.actor() else { return Err(Failure::Elsewhere(nobody())) };
+        if !self.bring_up_to_date(operation.key(), found, owner, deadline).await {
+            return Err(Failure::Elsewhere(NodeError::ForwardFailed(format!("{owner} took no copy"))));
         }
-        Ok(owners)
+        let claim = Claim { ring: self.ring().fingerprint(), settled_at_ms: Some(at_ms) };
+        let outcome = if owner == self.id() {
+            self.serve(operation, claim, deadline).await?
+        } else {
+            self.forward(owner, operation, claim, deadline).await?
+        };
+        Ok(Done { outcome, node_id: owner.clone() })
     }
 
     async fn forward(
         &self,
-        primary: &NodeId,
+        owner: &NodeId,
         operation: &Operation,
+        claim: Claim,
         deadline: Instant,
-    ) -> Result<Outcome, ForwardError> {
-        let (head, value) = operation.to_wire();
+    ) -> Result<Outcome, Failure> {
+        let (operation, value) = operation.to_wire();
         let values = if value.is_empty() { &[][..] } else { &[value][..] };
-        match self.call(primary, &Request::One(head), values, deadline).await? {
+        let request = Request::One { operation, claim };
+        match self.call(owner, &request, values, deadline).await? {
             (Reply::One(outcome), mut values) => Ok(outcome_from_wire(outcome, &mut values)?),
             (Reply::Refused(refusal), _) => Err(refusal.into()),
-            (other, _) => Err(ForwardError::Failed(unexpected(primary, &other))),
+            (other, _) => Err(Failure::Final(unexpected(owner, &other))),
         }
-    }
-
-    async fn perform_each(
-        &self,
-        operations: &[Operation],
-        indexes: &[usize],
-    ) -> Vec<Result<Done, NodeError>> {
-        let mut done = Vec::with_capacity(indexes.len());
-        for &index in indexes {
-            done.push(self.perform(&operations[index]).await.map(|(done, _)| done));
-        }
-        done
-    }
-
-    /// Sends one group to its primary. What the primary does not own any more takes the path of a single operation.
-    async fn forward_group(
-        &self,
-        primary: &NodeId,
-        operations: &[Operation],
-        indexes: &[usize],
-    ) -> Vec<Result<Done, NodeError>> {
-        let Some(slot) = indexes.first().map(|&first| operations[first].key().slot()) else {
-            return Vec::new();
-        };
-        let (heads, values): (Vec<_>, Vec<_>) =
-            indexes.iter().map(|&index| operations[index].to_wire()).unzip();
-        let reply = self.call(primary, &Request::Many(heads), &values, self.deadline()).await;
-        let (outcomes, mut values) = match reply {
-            Ok((Reply::Many(outcomes), values)) if outcomes.len() == indexes.len() => (outcomes, values),
-            Ok((Reply::Refused(refusal), _)) => return vec![Err(refusal.into()); indexes.len()],
-            Ok((other, _)) => return vec![Err(unexpected(primary, &other)); indexes.len()],
-            // As in `perform`: if the table has changed meanwhile, the new owners are asked.
-            Err(NodeError::ForwardFailed(_) | NodeError::NodeNotFound(_))
-                if self.ring().primary(slot) != Some(primary) =>
-            {
-                return self.perform_each(operations, indexes).await;
-            }
-            Err(error) => return vec![Err(error); indexes.len()],
-        };
-        let mut done = Vec::with_capacity(indexes.len());
-        for (outcome, &index) in outcomes.into_iter().zip(indexes) {
-            done.push(match outcome_from_wire(outcome, &mut values) {
-                Ok(outcome) => {
-                    let deadline = self.deadline();
-                    let (outcome, node_id) =
-                        self.look_back(&operations[index], outcome, primary, deadline).await;
-                    Ok(Done { outcome, node_id })
-                }
-                Err(Refusal::NotPrimary) => self.perform(&operations[index]).await.map(|(done, _)| done),
-                Err(refusal) => Err(refusal.into()),
-            });
-        }
-        done
-    }
-
-    /// Whether nothing is to be looked for under former tables.
-    fn is_settled(&self, operation: &Operation, outcome: &Outcome) -> bool {
-        match operation {
-            Operation::Get(_) => *outcome != Outcome::Miss || !self.is_moving(),
-            Operation::Put(..) => true,
-            Operation::Delete(..) => !self.is_moving(),
-        }
-    }
-
-    fn is_moving(&self) -> bool {
-        let now = Instant::now();
-        self.0.former.load().iter().any(|former| former.until > now)
-    }
-
-    /// While slots move: a miss asks the former owners, a delete is done there too.
-    async fn look_back(
-        &self,
-        operation: &Operation,
-        outcome: Outcome,
-        primary: &NodeId,
-        deadline: Instant,
-    ) -> (Outcome, NodeId) {
-        if self.is_settled(operation, &outcome) {
-            return (outcome, primary.clone());
-        }
-        let key = operation.key();
-        let mut holder = primary.clone();
-        let mut outcome = outcome;
-        for (former, address) in self.former_owners(key.slot(), primary) {
-            if let Operation::Delete(..) = operation {
-                let discarded = self.discard_at(&former, address, key, deadline).await;
-                let found = discarded || matches!(outcome, Outcome::Deleted { found: true, .. });
-                outcome = Outcome::Deleted { found, degraded: false };
-            } else if let Ok(Some(entry)) = self.peek_at(&former, address, key).await {
-                self.write_through(primary, key, &entry, deadline).await;
-                (outcome, holder) = (Outcome::Hit(entry), former);
-                break;
-            }
-        }
-        (outcome, holder)
-    }
-
-    /// The members that owned a slot shortly before and are not known to be dead, without the present primary.
-    fn former_owners(&self, slot: Slot, primary: &NodeId) -> Vec<(NodeId, SocketAddr)> {
-        let (members, now) = (self.members(), Instant::now());
-        let mut owners: Vec<(NodeId, SocketAddr)> = Vec::new();
-        for former in self.0.former.load().iter().filter(|former| former.until > now) {
-            let Placement { ring, addresses } = &former.placement;
-            let Some((owner, address)) = ring.primary(slot).and_then(|owner| addresses.get_key_value(owner))
-            else {
-                continue;
-            };
-            // One that has left is in no view, and answers while it hands over its entries.
-            let is_dead = members.get(owner).is_some_and(|member| member.status == Status::Unhealthy);
-            if !is_dead && owner != primary && !owners.iter().any(|(known, _)| known == owner) {
-                owners.push((owner.clone(), *address));
-            }
-        }
-        owners
-    }
-
-    /// What a node's own store has.
-    pub(super) async fn peek_at(
-        &self,
-        node_id: &NodeId,
-        address: SocketAddr,
-        key: &Key,
-    ) -> Result<Option<Entry>, NodeError> {
-        if node_id == self.id() {
-            return Ok(self.0.store.peek(key, self.now_ms()));
-        }
-        let request = Request::Peek { key: key.as_str().into() };
-        match self.0.links.call(address, &request, &[], self.deadline()).await? {
-            (Reply::One(outcome), mut values) => match outcome_from_wire(outcome, &mut values)? {
-                Outcome::Hit(entry) => Ok(Some(entry)),
-                _ => Ok(None),
-            },
-            (other, _) => Err(unexpected(node_id, &other)),
-        }
-    }
-
-    async fn discard_at(&self, node_id: &NodeId, address: SocketAddr, key: &Key, deadline: Instant) -> bool {
-        if node_id == self.id() {
-            return self.0.store.remove(key, self.now_ms());
-        }
-        let request = Request::Discard { key: key.as_str().into() };
-        let reply = self.0.links.call(address, &request, &[], deadline).await;
-        matches!(reply, Ok((Reply::One(link::Outcome::Deleted { found: true, .. }), _)))
     }
 
     pub(super) async fn call(
@@ -271,32 +173,142 @@ impl Node {
         request: &Request,
         values: &[Bytes],
         deadline: Instant,
-    ) -> Result<(Reply, Bytes), NodeError> {
-        // By the table in force, not by the view: a member that has just left answers until the table has changed.
+    ) -> Result<(Reply, Bytes), Failure> {
         let address = self.0.placement.load().addresses.get(node_id).copied();
-        let address = address.ok_or_else(|| NodeError::NodeNotFound(format!("{node_id} is not a member")))?;
-        Ok(self.0.links.call(address, request, values, deadline).await?)
+        let unknown = || Failure::Elsewhere(NodeError::NodeNotFound(format!("{node_id} is not a member")));
+        Ok(self.0.links.call(address.ok_or_else(unknown)?, request, values, deadline).await?)
     }
-}
 
-enum ForwardError {
-    NotPrimary,
-    Failed(NodeError),
-}
-
-impl From<NodeError> for ForwardError {
-    fn from(error: NodeError) -> ForwardError {
-        ForwardError::Failed(error)
+    /// Does many operations; those for one owner travel together, but those on one key go one after the other. Results in
+    /// the order of the operations.
+    pub async fn perform_all(&self, operations: Vec<Operation>) -> Vec<Result<Done, NodeError>> {
+        let deadline = self.deadline();
+        self.wait_until_ready(deadline).await;
+        let ring = self.ring();
+        let claim = Claim { ring: ring.fingerprint(), settled_at_ms: None };
+        let mut by_key: HashMap<&Key, Vec<usize>> = HashMap::with_capacity(operations.len());
+        for (index, operation) in operations.iter().enumerate() {
+            by_key.entry(operation.key()).or_default().push(index);
+        }
+        let mut groups: BTreeMap<&NodeId, Vec<usize>> = BTreeMap::new();
+        let mut chains: Vec<Vec<usize>> = Vec::new();
+        for (index, operation) in operations.iter().enumerate() {
+            match by_key.remove(operation.key()) {
+                Some(one) if one.len() == 1 => {
+                    let primary = ring.primary(operation.key().slot());
+                    primary.into_iter().for_each(|primary| groups.entry(primary).or_default().push(index));
+                }
+                Some(several) => chains.push(several),
+                // Further on in a chain.
+                None => {}
+            }
+        }
+        let mut results: Vec<Option<Result<Done, NodeError>>> = vec![None; operations.len()];
+        let operations = Arc::new(operations);
+        let mut under_way = tokio::task::JoinSet::new();
+        for (primary, indexes) in groups {
+            let (node, operations, primary) = (self.clone(), operations.clone(), primary.clone());
+            under_way.spawn(task(async move {
+                let done = node.perform_group(&primary, &operations, &indexes, claim, deadline).await;
+                indexes.into_iter().zip(done).collect::<Vec<_>>()
+            }));
+        }
+        for chain in chains {
+            let (node, operations) = (self.clone(), operations.clone());
+            under_way.spawn(task(async move {
+                let mut done = Vec::with_capacity(chain.len());
+                for index in chain {
+                    let performed = node.perform_by(&operations[index], deadline).await;
+                    done.push((index, performed.map(|(done, _)| done)));
+                }
+                done
+            }));
+        }
+        while let Some(group) = under_way.join_next().await {
+            for (index, done) in group.into_iter().flatten() {
+                results[index] = Some(done);
+            }
+        }
+        results.into_iter().map(|result| result.unwrap_or_else(|| Err(nobody()))).collect()
     }
-}
 
-impl From<Refusal> for ForwardError {
-    fn from(refusal: Refusal) -> ForwardError {
-        match refusal {
-            Refusal::NotPrimary => ForwardError::NotPrimary,
-            other => ForwardError::Failed(other.into()),
+    /// Has a primary do its operations together. What it does not settle takes the path of a single operation.
+    async fn perform_group(
+        &self,
+        primary: &NodeId,
+        operations: &[Operation],
+        indexes: &[usize],
+        claim: Claim,
+        deadline: Instant,
+    ) -> Vec<Result<Done, NodeError>> {
+        let outcomes = if primary == self.id() {
+            let own: Vec<Operation> = indexes.iter().map(|&index| operations[index].clone()).collect();
+            let served = self.serve_all(&own, claim, deadline).await;
+            served.into_iter().map(|outcome| outcome.map_err(Failure::from)).collect()
+        } else {
+            self.forward_group(primary, operations, indexes, claim, deadline).await
+        };
+        let mut each = Vec::with_capacity(indexes.len());
+        for (outcome, &index) in outcomes.into_iter().zip(indexes) {
+            each.push(self.complete(&operations[index], outcome, primary, Route::Forwarded, deadline));
+        }
+        let performed: Vec<Performed> = stream::iter(each).buffered(SETTLING_MAX).collect().await;
+        performed.into_iter().map(|performed| performed.map(|(done, _)| done)).collect()
+    }
+
+    async fn forward_group(
+        &self,
+        primary: &NodeId,
+        operations: &[Operation],
+        indexes: &[usize],
+        claim: Claim,
+        deadline: Instant,
+    ) -> Vec<Result<Outcome, Failure>> {
+        let (heads, values): (Vec<_>, Vec<_>) =
+            indexes.iter().map(|&index| operations[index].to_wire()).unzip();
+        let each = |failure: fn(NodeError) -> Failure, error: NodeError| {
+            indexes.iter().map(|_| Err(failure(error.clone()))).collect()
+        };
+        match self.call(primary, &Request::Many { operations: heads, claim }, &values, deadline).await {
+            Ok((Reply::Many(outcomes), mut values)) if outcomes.len() == indexes.len() => {
+                outcomes.into_iter().map(|outcome| Ok(outcome_from_wire(outcome, &mut values)?)).collect()
+            }
+            Ok((Reply::Refused(refusal), _)) => match refusal.into() {
+                Failure::Final(error) => each(Failure::Final, error),
+                Failure::Elsewhere(error) => each(Failure::Elsewhere, error),
+            },
+            Ok((other, _)) => each(Failure::Final, unexpected(primary, &other)),
+            Err(Failure::Final(error)) => each(Failure::Final, error),
+            Err(Failure::Elsewhere(error)) => each(Failure::Elsewhere, error),
         }
     }
+}
+
+impl From<LinkError> for Failure {
+    fn from(error: LinkError) -> Failure {
+        match error {
+            LinkError::Overloaded(_) | LinkError::TooLong | LinkError::Late(_) => {
+                Failure::Final(error.into())
+            }
+            LinkError::Unreachable { .. }
+            | LinkError::Refused(_)
+            | LinkError::Broken(_)
+            | LinkError::Silent(_) => Failure::Elsewhere(error.into()),
+        }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        match refusal {
+            Refusal::NotOwner | Refusal::NotSynced => Failure::Elsewhere(refusal.into()),
+            other => Failure::Final(other.into()),
+        }
+    }
+}
+
+fn nobody() -> NodeError {
+    NodeError::NodeNotFound("no member owns the key".into())
 }
 
 pub(super) fn unexpected(node_id: &NodeId, reply: &Reply) -> NodeError {

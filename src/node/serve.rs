@@ -1,27 +1,48 @@
 //! The requests of peers: served here or refused, never sent on.
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
-use super::operation::outcome_to_wire;
-use super::{Node, Operation, Outcome, Stop};
-use crate::link::{self, Answer, BATCH_BYTES_MAX, Refusal, Reply, Request};
-use crate::model::{Key, Observed};
+use super::gather::peeked_to_wire;
+use super::operation::{outcome_to_wire, parse};
+use super::{Node, Operation, Outcome, Stop, sync};
+use crate::link::{self, Answer, BATCH_BYTES_MAX, Claim, RecordHead, Refusal, Reply, Request};
+use crate::model::Observed;
 
-pub(super) fn call(node: &Node, request: Request, mut value: Bytes) -> Answer {
+pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: Instant) -> Answer {
+    let node = node.clone();
     match request {
-        Request::One(operation) => one(apply_as_primary(node, operation, &mut value)),
-        Request::Many(operations) => many(node, operations, value),
-        Request::Peek { key } => one(with_key(key, |key| {
-            node.0.store.peek(key, node.now_ms()).map_or(Outcome::Miss, Outcome::Hit)
-        })),
-        Request::Discard { key } => one(with_key(key, |key| Outcome::Deleted {
-            found: node.0.store.remove(key, node.now_ms()),
-            degraded: false,
-        })),
-        Request::Copy(heads) => {
-            let reply = node.keep_copies(heads, value).map_or_else(Reply::Refused, |()| Reply::Copied);
-            Answer::Now(reply, Vec::new())
+        Request::One { operation, claim } => match Operation::from_wire(operation, &mut value) {
+            Ok(Operation::Get(key)) => {
+                let (reply, values) = one(node.read(&key, claim));
+                Answer::Now(reply, values)
+            }
+            Ok(write) => {
+                Answer::Later(Box::pin(async move { one(node.serve(&write, claim, deadline).await) }))
+            }
+            Err(refusal) => refused(refusal),
+        },
+        Request::Many { operations, claim } => {
+            Answer::Later(Box::pin(many(node, operations, claim, value, deadline)))
         }
+        Request::Copy(heads) | Request::Sync(heads) => copies(&node, heads, value),
+        Request::Peek { key, ring } => match parse(key) {
+            Ok(key) => {
+                let (reply, values) = peeked_to_wire(&key, node.peek_here(&key, ring));
+                Answer::Now(reply, values)
+            }
+            Err(refusal) => refused(refusal),
+        },
+        Request::Vouch { node_id, boot, ring, clock } => {
+            node.see_clock(clock);
+            let (reply, values) = node.vouch_for(&node_id, boot, ring);
+            Answer::Now(reply, values)
+        }
+        Request::Digests(theirs) => Answer::Now(Reply::Differ(sync::differing(&node, &theirs)), Vec::new()),
+        Request::Versions(theirs) => match sync::wanted(&node, theirs) {
+            Ok(wanted) => Answer::Now(Reply::Wanted(wanted), Vec::new()),
+            Err(refusal) => refused(refusal),
+        },
         Request::Ping { clock } => {
             node.see_clock(clock);
             let reply = Reply::Pong {
@@ -51,28 +72,38 @@ impl Node {
     }
 }
 
-fn apply_as_primary(node: &Node, head: link::Operation, values: &mut Bytes) -> Result<Outcome, Refusal> {
-    let operation = Operation::from_wire(head, values)?;
-    // The asker's table or this node's is about to change; serving by the wrong one would miss what is there.
-    if node.0.placement.load().ring.primary(operation.key().slot()) != Some(&node.0.id) {
-        return Err(Refusal::NotPrimary);
-    }
-    node.apply(&operation).map_err(|error| Refusal::TooLarge(error.to_string()))
-}
-
-fn with_key(key: Box<str>, act: impl FnOnce(&Key) -> Outcome) -> Result<Outcome, Refusal> {
-    Key::parse(key).map(|key| act(&key)).map_err(|error| Refusal::Invalid(error.to_string()))
-}
-
-fn one(outcome: Result<Outcome, Refusal>) -> Answer {
+fn one(outcome: Result<Outcome, Refusal>) -> (Reply, Vec<Bytes>) {
     let (head, value) = outcome_to_wire(outcome);
-    Answer::Now(Reply::One(head), if value.is_empty() { Vec::new() } else { vec![value] })
+    (Reply::One(head), if value.is_empty() { Vec::new() } else { vec![value] })
 }
 
-fn many(node: &Node, operations: Vec<link::Operation>, mut values: Bytes) -> Answer {
-    let (mut heads, mut found, mut found_bytes) = (Vec::with_capacity(operations.len()), Vec::new(), 0);
-    for operation in operations {
-        let (mut head, value) = outcome_to_wire(apply_as_primary(node, operation, &mut values));
+fn refused(refusal: Refusal) -> Answer {
+    Answer::Now(Reply::Refused(refusal), Vec::new())
+}
+
+fn copies(node: &Node, heads: Vec<RecordHead>, values: Bytes) -> Answer {
+    match node.keep_copies(heads, values) {
+        Ok(stale) => Answer::Now(Reply::Copied { stale }, Vec::new()),
+        Err(refusal) => refused(refusal),
+    }
+}
+
+async fn many(
+    node: Node,
+    heads: Vec<link::Operation>,
+    claim: Claim,
+    mut values: Bytes,
+    deadline: Instant,
+) -> (Reply, Vec<Bytes>) {
+    let operations: Result<Vec<_>, _> =
+        heads.into_iter().map(|head| Operation::from_wire(head, &mut values)).collect();
+    let outcomes = match operations {
+        Ok(operations) => node.serve_all(&operations, claim, deadline).await,
+        Err(refusal) => return (Reply::Refused(refusal), Vec::new()),
+    };
+    let (mut heads, mut found, mut found_bytes) = (Vec::with_capacity(outcomes.len()), Vec::new(), 0);
+    for outcome in outcomes {
+        let (mut head, value) = outcome_to_wire(outcome);
         if found_bytes + value.len() > BATCH_BYTES_MAX {
             let reason = format!("the answers of a batch are longer than {BATCH_BYTES_MAX} bytes together");
             head = link::Outcome::Refused(Refusal::TooLarge(reason));
@@ -82,5 +113,5 @@ fn many(node: &Node, operations: Vec<link::Operation>, mut values: Bytes) -> Ans
         }
         heads.push(head);
     }
-    Answer::Now(Reply::Many(heads), found)
+    (Reply::Many(heads), found)
 }

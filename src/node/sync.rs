@@ -1,193 +1,352 @@
-//! Moving entries to where they belong.
+//! Sync: pays the debts of the [`Ledger`], and hands over what this node no longer owns.
 //!
-//! After a change of the table every entry whose primary is another node is copied there in acknowledged batches, and
-//! dropped here a grace later if the table is still the same. Invariant: an entry is dropped only in the version that its
-//! owner acknowledged. Rate: one batch is under way at a time, on the bulk connection, so requests are not held up.
+//! For each member that may lack something one task compares digests of the dirty slots, then versions, and pushes what is
+//! newer here in acknowledged batches over the bulk link. Rate: each batch is followed by a pause as long as it took, and
+//! longer if it was large, so that requests always find a free half of the link and of the processors. Invariant: a record of a
+//! slot that this node does not own is dropped only in a version that every owner has acknowledged, a grace later, and under
+//! the same table.
+//!
+//! [`Ledger`]: crate::model::Ledger
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::json;
-use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
+use super::operation::parse;
+use super::placement::Placement;
+use super::replicate::Copied;
+use super::route::unexpected;
 use super::{Node, NodeError};
-use crate::model::{Entry, Fingerprint, Key, NodeId, Ring, Version};
-use crate::net::spawn;
+use crate::link::{Refusal, Reply, Request};
+use crate::model::{Key, NodeId, Record, Slot, SlotSet, Version, mix};
+use crate::net::task;
 
-/// Entries and value bytes of one batch.
-const BATCH_ENTRIES: usize = 512;
+/// Records, and bytes of values, of one batch.
+const BATCH_RECORDS: usize = 512;
 const BATCH_BYTES: usize = 1 << 20;
-/// How long an owner may take to acknowledge a batch.
+/// Bytes of values that one member is sent in a second, at most.
+const BYTES_PER_SECOND: f64 = (64 << 20) as f64;
+/// How long a member may take to acknowledge a batch.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a moved entry stays, for readers that still go by the former table.
+/// How long what has been handed over stays, for readers that still go by the former table.
 const GRACE: Duration = Duration::from_secs(1);
-/// Pause before entries whose owner did not acknowledge them are tried again.
+/// Pause before a member that did not acknowledge is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// How often, and how many at a time, expired entries are freed.
+/// How often, and how many at a time, expired records are freed.
 const SWEEP_PERIOD: Duration = Duration::from_millis(250);
-const SWEEP_ENTRIES: usize = 10_000;
+const SWEEP_RECORDS: usize = 10_000;
 
-/// What one run moved.
+/// What sync has moved.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct SyncReport {
-    /// Entries that their owners acknowledged.
-    pub keys: usize,
+    /// Records that others acknowledged.
+    pub keys: u64,
     /// Their values' bytes.
-    pub bytes: usize,
-    /// Entries that could not be moved; they are still here.
-    pub failed: usize,
+    pub bytes: u64,
+    /// Batches that were not acknowledged; what was in them is tried again.
+    pub failed: u64,
     /// How long it took.
     pub duration_ms: u64,
 }
 
-/// Runs whenever entries may be misplaced, and on request.
-pub(super) async fn run(node: Node, mut requests: mpsc::Receiver<oneshot::Sender<SyncReport>>) {
+type Heads = Vec<(Key, Version)>;
+
+/// Pushes whatever is dirty, and tells when it begins and when all is done.
+pub(super) async fn run(node: Node) {
+    let mut pushing: JoinSet<NodeId> = JoinSet::new();
+    let mut busy: BTreeSet<NodeId> = BTreeSet::new();
+    let mut began: Option<(Instant, SyncReport)> = None;
     loop {
-        let mut asker = None;
+        let creditors = node.0.ledger.lock().creditors();
+        for member in creditors {
+            if busy.insert(member.clone()) {
+                pushing.spawn(task(push(node.clone(), member)));
+            }
+        }
+        let clean = busy.is_empty() && node.0.ledger.lock().is_clean();
+        node.0.clean.send_replace(clean);
+        match began {
+            None if !clean => {
+                began = Some((Instant::now(), totals(&node)));
+                let data = json!({"ring": node.ring().fingerprint(), "slots": node.under_replicated_slots()});
+                node.0.events.publish("sync_started", node.now_ms(), data);
+            }
+            Some((at, before)) if clean => {
+                began = None;
+                tell_done(&node, at, before);
+            }
+            _ => {}
+        }
         tokio::select! {
             biased;
-            asked = requests.recv() => match asked {
-                Some(asked) => asker = Some(asked),
-                None => return,
-            },
-            () = node.0.misplaced.notified() => {}
-        }
-        let ring = node.ring();
-        let (report, acknowledged) = move_misplaced(&node, &ring).await;
-        if let Some(asker) = asker {
-            // Fails when the asker stopped waiting; the work is done all the same.
-            let _ = asker.send(report);
-        }
-        if !acknowledged.is_empty() {
-            drop_later(node.clone(), ring.fingerprint(), acknowledged);
-        }
-        if report.failed > 0 {
-            let node = node.clone();
-            spawn(async move {
-                sleep(RETRY_PAUSE).await;
-                node.0.misplaced.notify_one();
-            });
+            Some(done) = pushing.join_next(), if !pushing.is_empty() => {
+                // Without a name the push has panicked, which was reported; the member is tried again with the next mark.
+                if let Ok(member) = done { busy.remove(&member); }
+            }
+            () = node.0.owing.notified() => {}
         }
     }
 }
 
-/// Frees expired entries, a bounded number at a time.
+/// Frees expired records, a bounded number at a time.
 pub(super) async fn sweep(node: Node) {
     let mut ticks = interval(SWEEP_PERIOD);
     loop {
         ticks.tick().await;
-        let swept = node.0.store.sweep(node.now_ms(), SWEEP_ENTRIES);
+        let swept = node.0.store.sweep(node.now_ms(), SWEEP_RECORDS);
         node.0.metrics.expirations.inc_by(swept as u64);
     }
 }
 
-type Acknowledged = Vec<(Key, Version)>;
-
-async fn move_misplaced(node: &Node, ring: &Ring) -> (SyncReport, Acknowledged) {
-    let started = Instant::now();
-    let (mut report, mut acknowledged) = (SyncReport::default(), Vec::new());
-    let mut told = false;
-    for shard in 0..node.0.store.shards() {
-        for (owner, keys) in misplaced(node, ring, shard) {
-            if !std::mem::replace(&mut told, true) {
-                node.0.events.publish("sync_started", node.now_ms(), json!({"ring": ring.fingerprint()}));
+/// Drops what this node does not own, once all is clean and the owners have it.
+pub(super) async fn tidy(node: Node) {
+    let mut clean = node.0.clean.subscribe();
+    loop {
+        node.0.foreign.notified().await;
+        loop {
+            if clean.wait_for(|clean| *clean).await.is_err() {
+                return;
             }
-            push(node, &owner, &keys, &mut report, &mut acknowledged).await;
+            sleep(GRACE).await;
+            let placement = node.0.placement.load_full();
+            if *clean.borrow() && hand_over(&node, &placement).await {
+                break;
+            }
         }
     }
-    report.duration_ms = started.elapsed().as_millis() as u64;
-    if told {
-        tell(node, &report);
-    }
-    (report, acknowledged)
 }
 
-fn misplaced(node: &Node, ring: &Ring, shard: usize) -> HashMap<NodeId, Vec<Key>> {
-    let elsewhere = |slot| ring.primary(slot).is_some_and(|primary| *primary != node.0.id);
-    let mut by_owner: HashMap<NodeId, Vec<Key>> = HashMap::new();
-    for key in node.0.store.keys_in(shard, elsewhere, usize::MAX) {
-        if let Some(owner) = ring.primary(key.slot()) {
-            by_owner.entry(owner.clone()).or_default().push(key);
+impl Node {
+    /// Notes that a slot which is not this node's holds something for its owners.
+    pub(super) fn pass_on(&self, placement: &Placement, slot: Slot) {
+        let mut ledger = self.0.ledger.lock();
+        placement.ring.owners(slot).for_each(|owner| ledger.mark(slot, owner));
+        drop(ledger);
+        self.0.owing.notify_one();
+        self.0.foreign.notify_one();
+    }
+
+    /// Compares everything with everybody and moves what is missing; answers when that is done.
+    ///
+    /// # Errors
+    /// When the node is stopping.
+    pub async fn rebalance(&self) -> Result<SyncReport, NodeError> {
+        let (started, before) = (Instant::now(), totals(self));
+        self.share_everything();
+        self.wait_until_clean().await?;
+        Ok(report(self, started, before))
+    }
+
+    /// Makes everything dirty: nobody knows what the others have got.
+    pub(super) fn share_everything(&self) {
+        let mut ledger = self.0.ledger.lock();
+        ledger.mark_everything(&self.0.id, &self.0.placement.load().ring);
+        drop(ledger);
+        self.0.clean.send_replace(false);
+        self.0.owing.notify_one();
+        self.0.foreign.notify_one();
+    }
+
+    /// Waits until nobody lacks anything that this node holds.
+    pub(super) async fn wait_until_clean(&self) -> Result<(), NodeError> {
+        let mut clean = self.0.clean.subscribe();
+        let waited = clean.wait_for(|clean| *clean).await;
+        waited.map(|_| ()).map_err(|_| NodeError::Overloaded("the node is stopping".into()))
+    }
+
+    /// How many slots have an owner that may lack something which this node holds.
+    #[must_use]
+    pub fn under_replicated_slots(&self) -> usize {
+        self.0.ledger.lock().dirty().len()
+    }
+}
+
+/// Pushes to one member until nothing waits for it, or it is no member any more.
+async fn push(node: Node, member: NodeId) -> NodeId {
+    loop {
+        let mut slots = node.0.ledger.lock().begin(&member);
+        if slots.is_empty() {
+            return member;
         }
-    }
-    by_owner
-}
-
-async fn push(
-    node: &Node,
-    owner: &NodeId,
-    keys: &[Key],
-    report: &mut SyncReport,
-    acknowledged: &mut Acknowledged,
-) {
-    let mut rest = keys;
-    while !rest.is_empty() {
-        let (batch, taken) = next_batch(node, rest);
-        rest = &rest[taken..];
-        let bytes = batch.iter().map(|(_, entry)| entry.value.len()).sum::<usize>();
-        match node.copy_to(owner, &batch, Instant::now() + BATCH_TIMEOUT).await {
-            Ok(()) => {
-                report.keys += batch.len();
-                report.bytes += bytes;
-                node.0.metrics.sync_keys.inc_by(batch.len() as u64);
-                node.0.metrics.sync_bytes.inc_by(bytes as u64);
-                acknowledged.extend(batch.into_iter().map(|(key, entry)| (key, entry.version)));
+        for shard in 0..node.0.store.shards() {
+            let mut here = slots.clone();
+            here.retain(|slot| node.0.store.shard_of(slot) == shard);
+            if here.is_empty() {
+                continue;
             }
-            Err(error) => {
-                // The owner may be dead; whoever owns the slots next is tried in the next run.
-                report.failed += batch.len() + rest.len();
+            if let Err(error) = push_slots(&node, &member, shard, &here).await {
                 node.0.metrics.sync_failures.inc();
-                return log_failure(owner, &error);
+                debug!(%member, %error, "could not bring a member up to date; trying again");
+                node.0.ledger.lock().postpone(&member, &slots);
+                sleep(RETRY_PAUSE).await;
+                break;
+            }
+            node.0.ledger.lock().settle(&member, &here);
+            slots.subtract(&here);
+        }
+    }
+}
+
+/// Brings a member up to date with the slots of one shard.
+async fn push_slots(node: &Node, member: &NodeId, shard: usize, slots: &SlotSet) -> Result<(), NodeError> {
+    let mut by_slot: BTreeMap<Slot, Heads> = BTreeMap::new();
+    for head in node.0.store.versions_in(shard, |slot| slots.contains(slot), node.now_ms()) {
+        by_slot.entry(head.0.slot()).or_default().push(head);
+    }
+    if by_slot.is_empty() {
+        return Ok(());
+    }
+    let digests = by_slot.iter().map(|(slot, heads)| (*slot, digest(heads))).collect();
+    let deadline = Instant::now() + BATCH_TIMEOUT;
+    let differing = match node.call(member, &Request::Digests(digests), &[], deadline).await? {
+        (Reply::Differ(slots), _) => slots,
+        (other, _) => return Err(unexpected(member, &other)),
+    };
+    let heads: Heads = differing.iter().filter_map(|slot| by_slot.remove(slot)).flatten().collect();
+    offer(node, member, &heads).await
+}
+
+/// Has a member take, of these records, what it has not in this or a newer version.
+async fn offer(node: &Node, member: &NodeId, heads: &[(Key, Version)]) -> Result<(), NodeError> {
+    for heads in heads.chunks(BATCH_RECORDS) {
+        let versions = heads.iter().map(|(key, version)| (key.as_str().into(), *version)).collect();
+        let deadline = Instant::now() + BATCH_TIMEOUT;
+        let wanted = match node.call(member, &Request::Versions(versions), &[], deadline).await? {
+            (Reply::Wanted(wanted), _) => wanted,
+            (other, _) => return Err(unexpected(member, &other)),
+        };
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        for index in wanted {
+            let Some((key, _)) = heads.get(index as usize) else { continue };
+            // Gone by now if it was evicted or is over; then there is nothing to lack.
+            let Some(record) = node.0.store.peek(key, node.now_ms()) else { continue };
+            bytes += if let Record::Entry(entry) = &record { entry.value.len() } else { 0 };
+            batch.push((key, record));
+            if bytes >= BATCH_BYTES {
+                send(node, member, std::mem::take(&mut batch), std::mem::take(&mut bytes)).await?;
             }
         }
+        if !batch.is_empty() {
+            send(node, member, batch, bytes).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn send(
+    node: &Node,
+    member: &NodeId,
+    batch: Vec<(&Key, Record)>,
+    bytes: usize,
+) -> Result<(), NodeError> {
+    let (started, records) = (Instant::now(), batch.len());
+    match node.copy_to(member, Request::Sync, batch.into_iter(), started + BATCH_TIMEOUT).await {
+        Copied::Held { .. } => {
+            node.0.metrics.sync_keys.inc_by(records as u64);
+            node.0.metrics.sync_bytes.inc_by(bytes as u64);
+            sleep(started.elapsed().max(Duration::from_secs_f64(bytes as f64 / BYTES_PER_SECOND))).await;
+            Ok(())
+        }
+        Copied::Gone | Copied::Failed => Err(NodeError::ForwardFailed(format!("{member} took no copies"))),
     }
 }
 
-/// The first entries of `keys`, and how many keys they took; some may be gone by now.
-fn next_batch(node: &Node, keys: &[Key]) -> (Vec<(Key, Entry)>, usize) {
-    let (mut batch, mut bytes, mut taken) = (Vec::new(), 0, 0);
-    for key in keys {
-        if batch.len() == BATCH_ENTRIES || bytes > BATCH_BYTES {
-            break;
+/// Offers what is not this node's to the owners once more and drops it. False if an owner did not take it, or the table has
+/// changed.
+async fn hand_over(node: &Node, placement: &Placement) -> bool {
+    for shard in 0..node.0.store.shards() {
+        let foreign = node.0.store.versions_in(shard, |slot| !placement.owns(slot), node.now_ms());
+        let mut by_owner: BTreeMap<&NodeId, Heads> = BTreeMap::new();
+        for (key, version) in &foreign {
+            for owner in placement.ring.owners(key.slot()) {
+                by_owner.entry(owner).or_default().push((key.clone(), *version));
+            }
         }
-        taken += 1;
-        if let Some(entry) = node.0.store.peek(key, node.now_ms()) {
-            bytes += entry.value.len();
-            batch.push((key.clone(), entry));
+        for (owner, heads) in by_owner {
+            if let Err(error) = offer(node, owner, &heads).await {
+                warn!(%owner, %error, "an owner does not take what it should have; trying again");
+                return false;
+            }
         }
-    }
-    (batch, taken)
-}
-
-/// Drops what was moved by the table `ring`, if that is still the one in force after the grace.
-fn drop_later(node: Node, ring: Fingerprint, acknowledged: Acknowledged) {
-    spawn(async move {
-        sleep(GRACE).await;
-        // Under another table the entry may belong here again; the next run decides.
-        if node.ring().fingerprint() != ring {
-            return node.0.misplaced.notify_one();
+        if node.ring().fingerprint() != placement.ring.fingerprint() {
+            return false;
         }
-        for (key, version) in acknowledged {
+        for (key, version) in foreign {
             node.0.store.remove_version(&key, version);
         }
-    });
+    }
+    true
 }
 
-fn tell(node: &Node, report: &SyncReport) {
+/// The same for the same records in any order.
+fn digest(heads: &[(Key, Version)]) -> u64 {
+    heads.iter().fold(0, |sum: u64, (key, version)| {
+        let stamp = mix::mix(version.time() ^ u64::from(version.node()).rotate_left(32));
+        sum.wrapping_add(mix::hash(stamp, key.as_str().as_bytes()))
+    })
+}
+
+/// The slots in which this node does not hold what the digests say.
+pub(super) fn differing(node: &Node, theirs: &[(Slot, u64)]) -> Vec<Slot> {
+    let asked: SlotSet = theirs.iter().map(|(slot, _)| *slot).collect();
+    let shards: BTreeSet<usize> = asked.iter().map(|slot| node.0.store.shard_of(slot)).collect();
+    let mut by_slot: BTreeMap<Slot, Heads> = BTreeMap::new();
+    for shard in shards {
+        for head in node.0.store.versions_in(shard, |slot| asked.contains(slot), node.now_ms()) {
+            by_slot.entry(head.0.slot()).or_default().push(head);
+        }
+    }
+    let ours = |slot| digest(by_slot.get(&slot).map_or(&[][..], Vec::as_slice));
+    theirs.iter().filter(|(slot, digest)| ours(*slot) != *digest).map(|(slot, _)| *slot).collect()
+}
+
+/// The records, by index, of which this node has no such or newer version.
+pub(super) fn wanted(node: &Node, theirs: Vec<(Box<str>, Version)>) -> Result<Vec<u32>, Refusal> {
+    let mut wanted = Vec::new();
+    for (index, (key, version)) in theirs.into_iter().enumerate() {
+        let held = node.0.store.peek(&parse(key)?, node.now_ms());
+        if held.is_none_or(|held| held.version() < version) {
+            wanted.push(index as u32);
+        }
+    }
+    Ok(wanted)
+}
+
+fn totals(node: &Node) -> SyncReport {
+    let metrics = &node.0.metrics;
+    SyncReport {
+        keys: metrics.sync_keys.get(),
+        bytes: metrics.sync_bytes.get(),
+        failed: metrics.sync_failures.get(),
+        duration_ms: 0,
+    }
+}
+
+fn report(node: &Node, started: Instant, before: SyncReport) -> SyncReport {
+    let now = totals(node);
+    SyncReport {
+        keys: now.keys - before.keys,
+        bytes: now.bytes - before.bytes,
+        failed: now.failed - before.failed,
+        duration_ms: started.elapsed().as_millis() as u64,
+    }
+}
+
+fn tell_done(node: &Node, started: Instant, before: SyncReport) {
+    let report = report(node, started, before);
     let now_ms = node.now_ms();
     let mut moves = node.0.moves.lock();
-    moves.keys += report.keys as u64;
     moves.last_duration = Duration::from_millis(report.duration_ms);
     moves.last_at_ms = Some(now_ms);
     drop(moves);
-    let SyncReport { keys, bytes, failed, duration_ms } = *report;
-    info!(keys, bytes, failed, duration_ms, "moved entries to their owners");
+    let SyncReport { keys, bytes, failed, duration_ms } = report;
+    if keys > 0 || failed > 0 {
+        info!(keys, bytes, failed, duration_ms, "brought the members up to date");
+    }
     node.0.events.publish("sync_done", now_ms, json!(report));
-}
-
-fn log_failure(owner: &NodeId, error: &NodeError) {
-    warn!(%owner, %error, "could not move entries to their owner; trying again");
 }

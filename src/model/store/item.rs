@@ -79,6 +79,17 @@ impl Item {
         }
     }
 
+    /// Stamps an item that was made before its version was known.
+    pub(super) fn set_version(&mut self, version: Version) {
+        match self {
+            Item::Small(packed) => {
+                packed[TIME..NODE].copy_from_slice(&version.time().to_le_bytes());
+                packed[NODE..TAG].copy_from_slice(&version.node().to_le_bytes());
+            }
+            Item::Large(large) => large.entry.version = version,
+        }
+    }
+
     pub(super) fn expires_at_ms(&self) -> Option<u64> {
         match self {
             Item::Small(packed) => Packed(packed).expires_at_ms(),
@@ -261,7 +272,8 @@ mod tests {
                 version: Version::new(version.0, version.1),
                 expires_at_ms,
             };
-            let item = Item::new(&key, &entry);
+            let mut item = Item::new(&key, &Entry { version: Version::new(0, 0), ..entry.clone() });
+            item.set_version(entry.version);
             prop_assert_eq!(item.key(), key.as_str().as_bytes());
             prop_assert_eq!(item.version(), entry.version);
             prop_assert_eq!(item.expires_at_ms(), expires_at_ms);

@@ -1,20 +1,21 @@
-//! Owns one part of the store: an LRU list with its table, the expiries in it, and its share of the budget.
+//! Owns one part of the store: an LRU list with its table, the expiries in it, the tombstones, and its share of the budget.
 //!
-//! Does not lock: the store holds one lock a shard. Invariant: after every call `bytes() <= budget`, and the
-//! index of expiries names exactly the items that have one.
+//! Does not lock: the store holds one lock a shard. Invariant: after every call `bytes()` is within the budget, the
+//! index of expiries names exactly the items that have one, and no key has both an item and a tombstone.
 
 use std::{collections::BTreeSet, num::NonZeroUsize};
 
 use lru::LruCache;
 
 use super::{
-    Evicted, Lookup, Put,
+    Current, Evicted, Lookup, Put,
     cost::{self, buckets_for, capacity},
     hasher::{Count, Seeded},
     item::Item,
     peek::peek,
+    tombstones::Tombstones,
 };
-use crate::model::{Key, Slot, Version, entry::is_over};
+use crate::model::{Key, Record, Slot, Tombstone, Version, entry::is_over};
 
 pub(super) struct Shard {
     lru: LruCache<Item, (), Seeded>,
@@ -25,35 +26,73 @@ pub(super) struct Shard {
     expiries: BTreeSet<(u64, Box<[u8]>)>,
     items_bytes: usize,
     budget: usize,
+    tombstones: Tombstones,
 }
+
+/// What is to be kept under a key.
+pub(super) enum New {
+    Item(Item),
+    Tombstone(Tombstone),
+}
+
+impl New {
+    pub(super) fn set_version(&mut self, version: Version) {
+        match self {
+            New::Item(item) => item.set_version(version),
+            New::Tombstone(tombstone) => tombstone.version = version,
+        }
+    }
+}
+
+/// Tombstones have this part of the shard's bytes: with short keys about 1500 of them to a MiB of the store.
+const TOMBSTONES_SHARE: usize = 32;
 
 impl Shard {
     pub(super) fn new(budget: usize, hash_seed: u64) -> Shard {
+        let tombstones = Tombstones::new(budget / TOMBSTONES_SHARE, !hash_seed);
+        let budget = Shard::entry_bytes_max(budget);
         let hashed = Count::default();
         let lru = LruCache::unbounded_with_hasher(Seeded::new(hash_seed, hashed.clone()));
-        Shard { lru, hashed, buckets: 0, expiries: BTreeSet::new(), items_bytes: 0, budget }
+        Shard { lru, hashed, buckets: 0, expiries: BTreeSet::new(), items_bytes: 0, budget, tombstones }
     }
 
     /// The dearest item that fits: alone, in the largest table a single item is left with.
     pub(super) fn item_bytes_max(budget: usize) -> usize {
-        budget.saturating_sub(cost::table(8))
+        Shard::entry_bytes_max(budget).saturating_sub(cost::table(8))
+    }
+
+    fn entry_bytes_max(budget: usize) -> usize {
+        budget - budget / TOMBSTONES_SHARE
     }
 
     pub(super) fn len(&self) -> usize {
         self.lru.len()
     }
 
+    pub(super) fn tombstones(&self) -> usize {
+        self.tombstones.len()
+    }
+
     pub(super) fn bytes(&self) -> usize {
+        self.entry_bytes() + self.tombstones.bytes()
+    }
+
+    fn entry_bytes(&self) -> usize {
         self.items_bytes + cost::table(self.buckets)
     }
 
     pub(super) fn get(&mut self, key: &Key, now_ms: u64) -> Lookup {
-        let key = key.as_str().as_bytes();
-        match self.lru.get_key_value(key) {
-            None => Lookup::Miss,
+        let bytes = key.as_str().as_bytes();
+        match self.lru.get_key_value(bytes) {
+            None => match self.tombstones.get(bytes, now_ms) {
+                Some(tombstone) => Lookup::Deleted(tombstone.version),
+                None => Lookup::Miss,
+            },
             Some((item, ())) if !is_over(item.expires_at_ms(), now_ms) => Lookup::Hit(item.to_entry()),
             Some(_) => {
-                self.take(key);
+                if let Some(item) = self.take(bytes) {
+                    self.bury(&item, now_ms);
+                }
                 Lookup::Expired
             }
         }
@@ -64,50 +103,99 @@ impl Shard {
         peek(&self.lru, key.as_str().as_bytes(), read)
     }
 
-    /// The item must cost no more than [`Shard::item_bytes_max`].
-    pub(super) fn put_if_newer(&mut self, key: &Key, item: Item, now_ms: u64) -> Put {
-        let stored = self.peek(key, |stored| (stored.version(), is_over(stored.expires_at_ms(), now_ms)));
-        if stored.is_some_and(|(version, _)| version >= item.version()) {
-            return Put::Stale;
+    pub(super) fn peek_record(&self, key: &Key, now_ms: u64) -> Option<Record> {
+        match self.peek(key, Item::to_entry) {
+            Some(entry) => Some(entry).filter(|entry| !entry.is_expired(now_ms)).map(Record::Entry),
+            None => self.tombstones.get(key.as_str().as_bytes(), now_ms).map(Record::Tombstone),
         }
-        self.take(key.as_str().as_bytes());
-        let replaced = stored.is_some_and(|(_, over)| !over);
-        let cost = item.cost();
-        let mut evicted = self.evict_while(|shard| shard.bytes_with_one_more(cost) > shard.budget);
-        self.insert(item);
-        // Leftovers of removed entries can have made the table grow when its length did not ask for it.
-        evicted += self.evict_while(|shard| shard.bytes() > shard.budget);
-        Put::Stored { evicted, replaced }
     }
 
-    pub(super) fn remove(&mut self, key: &Key) -> Option<Item> {
-        let item = self.take(key.as_str().as_bytes());
-        self.shrink();
-        item
+    pub(super) fn current(&self, key: &Key, now_ms: u64) -> Option<Current> {
+        let stored = self.peek(key, |item| Current {
+            version: item.version(),
+            live: !is_over(item.expires_at_ms(), now_ms),
+        });
+        let deleted = || self.tombstones.get(key.as_str().as_bytes(), now_ms);
+        stored.or_else(|| Some(Current { version: deleted()?.version, live: false }))
+    }
+
+    /// An item must cost no more than [`Shard::item_bytes_max`].
+    pub(super) fn put_if_newer(&mut self, key: &Key, version: Version, new: New, now_ms: u64) -> Put {
+        match self.current(key, now_ms) {
+            Some(current) if current.version >= version => Put::Stale { held: current.version },
+            current => {
+                let evicted = self.replace(key, new, now_ms);
+                Put::Stored { evicted, replaced: current.is_some_and(|current| current.live) }
+            }
+        }
+    }
+
+    /// Puts what is new in the place of whatever was there.
+    pub(super) fn replace(&mut self, key: &Key, new: New, now_ms: u64) -> Evicted {
+        let bytes = key.as_str().as_bytes();
+        self.take(bytes);
+        self.tombstones.remove(bytes);
+        match new {
+            New::Item(item) if is_over(item.expires_at_ms(), now_ms) => self.bury(&item, now_ms),
+            New::Item(item) => {
+                let cost = item.cost();
+                let mut evicted = self.evict_while(|shard| shard.bytes_with_one_more(cost) > shard.budget);
+                self.insert(item);
+                // Leftovers of removed entries can have made the table grow when its length did not ask for it.
+                evicted += self.evict_while(|shard| shard.entry_bytes() > shard.budget);
+                evicted
+            }
+            New::Tombstone(tombstone) => {
+                self.shrink();
+                let mut evicted = Evicted::default();
+                if !is_over(Some(tombstone.expires_at_ms), now_ms) {
+                    evicted.tombstones = self.tombstones.put(bytes, tombstone);
+                }
+                evicted
+            }
+        }
     }
 
     pub(super) fn remove_version(&mut self, key: &Key, version: Version) -> bool {
-        let matches = self.peek(key, Item::version) == Some(version);
-        matches && self.remove(key).is_some()
+        let bytes = key.as_str().as_bytes();
+        if self.tombstones.by_version(bytes, version) {
+            return self.tombstones.remove(bytes).is_some();
+        }
+        let removed = self.peek(key, Item::version) == Some(version) && self.take(bytes).is_some();
+        self.shrink();
+        removed
     }
 
-    pub(super) fn keys(&self, wanted: impl Fn(Slot) -> bool, limit: usize) -> Vec<Key> {
-        let keys = self.lru.iter().filter_map(|(item, ())| Key::from_bytes(item.key()).ok());
-        keys.filter(|key| wanted(key.slot())).take(limit).collect()
+    pub(super) fn versions(&self, wanted: impl Fn(Slot) -> bool, now_ms: u64) -> Vec<(Key, Version)> {
+        let live = self.lru.iter().rev().filter(|(item, ())| !is_over(item.expires_at_ms(), now_ms));
+        let entries = live.map(|(item, ())| (item.key(), item.version()));
+        let standing = self.tombstones.iter().filter(|(_, one)| !is_over(Some(one.expires_at_ms), now_ms));
+        let all = entries.chain(standing.map(|(key, tombstone)| (key, tombstone.version)));
+        let all = all.filter(|(key, _)| wanted(Slot::of(key)));
+        all.filter_map(|(key, version)| Some((Key::from_bytes(key).ok()?, version))).collect()
     }
 
-    /// Frees up to `limit` expired items, the earliest first.
+    /// Frees up to `limit` expired items, the earliest first, and as many tombstones.
     pub(super) fn sweep(&mut self, now_ms: u64, limit: usize) -> usize {
+        self.tombstones.sweep(now_ms, limit);
         let mut freed = 0;
         while freed < limit && self.expiries.first().is_some_and(|(at, _)| is_over(Some(*at), now_ms)) {
             let Some((_, key)) = self.expiries.pop_first() else { break };
             if let Some((item, ())) = self.lru.pop_entry(&*key) {
                 self.items_bytes -= item.cost();
+                self.bury(&item, now_ms);
             }
             freed += 1;
         }
         self.shrink();
         freed
+    }
+
+    /// Remembers an item whose time is over.
+    fn bury(&mut self, item: &Item, now_ms: u64) -> Evicted {
+        let tombstone = Tombstone::of_expired(item.version(), now_ms);
+        let lost = tombstone.map_or(0, |tombstone| self.tombstones.put(item.key(), tombstone));
+        Evicted { tombstones: lost, ..Evicted::default() }
     }
 
     /// Evicts before inserting, so that memory does not overshoot. One at a time: where the table would have
@@ -121,7 +209,7 @@ impl Shard {
         let mut evicted = Evicted::default();
         while over(self) {
             let Some((item, ())) = self.lru.pop_lru() else { break };
-            evicted += Evicted { entries: 1, bytes: self.forget(&item) };
+            evicted += Evicted { entries: 1, bytes: self.forget(&item), tombstones: 0 };
             self.shrink();
         }
         evicted

@@ -3,6 +3,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::Tombstone;
 
 const NOW: u64 = 1_000_000;
 
@@ -28,13 +29,29 @@ fn until(at: u64, entry: Entry) -> Entry {
 }
 
 fn put(store: &Store, number: usize, entry: Entry) -> Put {
-    store.put_if_newer(&key(number), entry, NOW).unwrap()
+    store.put_if_newer(&key(number), Record::Entry(entry), NOW).unwrap()
+}
+
+fn peek(store: &Store, number: usize, now_ms: u64) -> Option<Entry> {
+    match store.peek(&key(number), now_ms) {
+        Some(Record::Entry(entry)) => Some(entry),
+        _ => None,
+    }
+}
+
+/// A version stamped at that millisecond.
+fn at(ms: u64) -> Version {
+    Version::new(ms << 16, 1)
+}
+
+fn tombstone(version: Version) -> Record {
+    Record::Tombstone(Tombstone { version, expires_at_ms: version.millis() + Tombstone::LIFE_MS })
 }
 
 /// The smallest table, of four buckets, stays when its only entry goes.
 const EMPTY_TABLE: usize = 96;
 
-const STORED: Put = Put::Stored { evicted: Evicted { entries: 0, bytes: 0 }, replaced: false };
+const STORED: Put = Put::Stored { evicted: Evicted { entries: 0, bytes: 0, tombstones: 0 }, replaced: false };
 
 #[test]
 fn what_was_put_is_there_until_it_is_removed() {
@@ -42,8 +59,8 @@ fn what_was_put_is_there_until_it_is_removed() {
     assert_eq!(put(&store, 1, entry(1, 100)), STORED);
     assert_eq!(store.get(&key(1), NOW), Lookup::Hit(entry(1, 100)));
     assert_eq!(store.get(&key(2), NOW), Lookup::Miss);
-    assert!(store.remove(&key(1), NOW));
-    assert!(!store.remove(&key(1), NOW));
+    assert!(store.remove_version(&key(1), Version::new(1, 1)));
+    assert!(!store.remove_version(&key(1), Version::new(1, 1)));
     assert_eq!((store.get(&key(1), NOW), store.len()), (Lookup::Miss, 0));
     assert_eq!(store.bytes(), EMPTY_TABLE);
 }
@@ -52,10 +69,11 @@ fn what_was_put_is_there_until_it_is_removed() {
 fn an_older_or_equal_version_is_stale() {
     let store = store(1 << 20);
     put(&store, 1, entry(5, 10));
-    assert_eq!(put(&store, 1, entry(5, 20)), Put::Stale);
-    assert_eq!(put(&store, 1, entry(4, 20)), Put::Stale);
+    let held = Version::new(5, 1);
+    assert_eq!(put(&store, 1, entry(5, 20)), Put::Stale { held });
+    assert_eq!(put(&store, 1, entry(4, 20)), Put::Stale { held });
     assert!(matches!(put(&store, 1, entry(6, 20)), Put::Stored { replaced: true, .. }));
-    assert_eq!(store.peek(&key(1), NOW), Some(entry(6, 20)));
+    assert_eq!(peek(&store, 1, NOW), Some(entry(6, 20)));
 }
 
 #[test]
@@ -79,24 +97,137 @@ fn an_expired_entry_is_gone_when_it_is_read() {
 }
 
 #[test]
-fn an_expired_entry_was_not_there_to_be_replaced_or_removed() {
+fn an_expired_entry_was_not_there_to_be_replaced() {
     let store = store(1 << 20);
-    put(&store, 1, until(NOW, entry(1, 10)));
-    assert_eq!(put(&store, 1, entry(2, 10)), STORED);
-    put(&store, 2, until(NOW, entry(1, 10)));
-    assert!(!store.remove(&key(2), NOW));
+    put(&store, 1, until(NOW + 1, entry(1, 10)));
+    let put = store.put_if_newer(&key(1), Record::Entry(entry(2, 10)), NOW + 1).unwrap();
+    assert_eq!(put, STORED);
+}
+
+#[test]
+fn a_delete_keeps_older_versions_out_and_gives_way_to_newer_ones() {
+    let store = store(1 << 20);
+    let deleted = at(NOW);
+    put(&store, 1, Entry { version: at(NOW - 1), ..entry(1, 10) });
+    let put_tombstone = |number| store.put_if_newer(&key(number), tombstone(deleted), NOW).unwrap();
+    assert!(matches!(put_tombstone(1), Put::Stored { replaced: true, .. }));
+    assert_eq!(put_tombstone(2), STORED);
+    for number in [1, 2] {
+        assert_eq!(store.get(&key(number), NOW), Lookup::Deleted(deleted));
+        let older = Entry { version: at(NOW - 1), ..entry(1, 10) };
+        assert_eq!(put(&store, number, older), Put::Stale { held: deleted });
+    }
+    assert_eq!((store.len(), store.tombstones()), (0, 2));
+    let newer = Entry { version: at(NOW + 1), ..entry(1, 10) };
+    assert_eq!(put(&store, 1, newer.clone()), STORED);
+    assert_eq!(store.get(&key(1), NOW), Lookup::Hit(newer));
+    assert!(store.remove_version(&key(2), deleted));
+    assert_eq!(store.tombstones(), 0);
+}
+
+#[test]
+fn a_delete_is_forgotten_when_its_time_is_over_and_leaves_no_bytes() {
+    let store = store(1 << 20);
+    store.put_if_newer(&key(1), tombstone(at(NOW)), NOW).unwrap();
+    assert!(store.bytes() > 0);
+    let end = NOW + Tombstone::LIFE_MS;
+    assert!(store.peek(&key(1), end - 1).is_some());
+    assert_eq!(store.peek(&key(1), end), None);
+    store.sweep(end, 10);
+    assert_eq!((store.tombstones(), store.bytes()), (0, 0));
+}
+
+#[test]
+fn an_entry_whose_time_is_over_uncovers_nothing_older() {
+    let store = store(1 << 20);
+    let [old, new] = [1, 2].map(|ms| Entry { version: at(NOW + ms), ..entry(1, 10) });
+    let is_stale = |number: usize, now: u64| {
+        let put = store.put_if_newer(&key(number), Record::Entry(old.clone()), now).unwrap();
+        put == Put::Stale { held: new.version }
+    };
+    for number in 1..=3 {
+        put(&store, number, until(NOW + 10, new.clone()));
+    }
+    assert!(is_stale(1, NOW + 20), "not yet freed");
+    assert_eq!(store.get(&key(2), NOW + 20), Lookup::Expired);
+    assert!(is_stale(2, NOW + 20), "freed by a read");
+    store.sweep(NOW + 20, 10);
+    assert!(is_stale(3, NOW + 20), "freed by a sweep");
+    store.put_if_newer(&key(4), Record::Entry(until(NOW + 10, new.clone())), NOW + 20).unwrap();
+    assert!(is_stale(4, NOW + 20), "over when it came");
+    assert!(!is_stale(4, NOW + 2 + Tombstone::LIFE_MS), "long ago");
+}
+
+#[test]
+fn deletes_beyond_their_budget_go_in_the_order_of_their_ends_and_entries_stay() {
+    let store = Store::new(StoreConfig { memory_bytes_max: 1 << 20, value_bytes_max: 1 << 20, hash_seed: 7 });
+    put(&store, 0, entry(1, 100));
+    let mut lost = 0;
+    for number in 1..2000_u64 {
+        let put = store.put_if_newer(&key(number as usize), tombstone(at(NOW + number)), NOW).unwrap();
+        let Put::Stored { evicted, .. } = put else { panic!("{put:?}") };
+        assert_eq!(evicted.entries, 0);
+        lost += evicted.tombstones;
+        assert!(store.bytes() <= store.bytes_max());
+    }
+    assert_eq!(store.tombstones() + lost, 1999);
+    assert!(store.tombstones() > 50, "{} are kept", store.tombstones());
+    assert_eq!(store.peek(&key(lost), NOW), None);
+    assert!(store.peek(&key(lost + 1), NOW).is_some());
+    assert!(peek(&store, 0, NOW).is_some());
+}
+
+#[test]
+fn writes_that_look_at_the_version_do_not_lose_one_another() {
+    let store = store(1 << 20);
+    let count = |entry: &Entry| u64::from_le_bytes(entry.value[..].try_into().unwrap());
+    let add_one = || loop {
+        let seen = peek(&store, 1, NOW);
+        let next = seen.as_ref().map_or(0, count) + 1;
+        let new = Entry { value: next.to_le_bytes().to_vec().into(), ..entry(0, 0) };
+        let expected = seen.map(|entry| entry.version);
+        let written = store.write(&key(1), Record::Entry(new), NOW, |current| {
+            let found = current.map(|current| current.version);
+            if found == expected {
+                Ok(Version::new(found.map_or(1, |found| found.time() + 1), 1))
+            } else {
+                Err(())
+            }
+        });
+        if written.unwrap().is_ok() {
+            return;
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..500).for_each(|_| add_one()));
+        }
+    });
+    assert_eq!(count(&peek(&store, 1, NOW).unwrap()), 2000);
+}
+
+#[test]
+fn a_write_that_is_refused_changes_nothing() {
+    let store = store(1 << 20);
+    put(&store, 1, entry(5, 10));
+    let refused = store.write(&key(1), tombstone(at(NOW)), NOW, |current| {
+        assert_eq!(current, Some(Current { version: Version::new(5, 1), live: true }));
+        Err("no")
+    });
+    assert_eq!(refused, Ok(Err("no")));
+    assert_eq!(peek(&store, 1, NOW), Some(entry(5, 10)));
 }
 
 #[test]
 fn a_sweep_frees_what_has_expired_and_nothing_else() {
     let store = store(8 << 20);
     for number in 0..1000 {
-        put(&store, number, until(NOW + number as u64, entry(1, 10)));
+        put(&store, number, until(NOW + 1 + number as u64, entry(1, 10)));
     }
     put(&store, 1000, entry(1, 10));
-    assert_eq!(store.sweep(NOW + 499, 200), 200);
-    assert_eq!(store.sweep(NOW + 499, 1000), 300);
-    assert_eq!(store.sweep(NOW + 499, 1000), 0);
+    assert_eq!(store.sweep(NOW + 500, 200), 200);
+    assert_eq!(store.sweep(NOW + 500, 1000), 300);
+    assert_eq!(store.sweep(NOW + 500, 1000), 0);
     assert_eq!(store.len(), 501);
     assert!((500..=1000).all(|number| store.peek(&key(number), NOW).is_some()));
 }
@@ -118,10 +249,10 @@ fn what_is_too_large_is_refused_and_changes_nothing() {
     let store =
         Store::new(StoreConfig { memory_bytes_max: 8 << 10, value_bytes_max: 16 << 10, hash_seed: 7 });
     put(&store, 1, entry(1, 100));
-    let refused = |bytes| store.put_if_newer(&key(1), entry(2, bytes), NOW);
+    let refused = |bytes| store.put_if_newer(&key(1), Record::Entry(entry(2, bytes)), NOW);
     assert_eq!(refused((16 << 10) + 1), Err(StoreError::TooLarge { bytes: 16385, bytes_max: 16384 }));
-    assert!(matches!(refused(8 << 10), Err(StoreError::TooLarge { bytes_max: 8032, .. })));
-    assert_eq!(store.peek(&key(1), NOW), Some(entry(1, 100)));
+    assert!(matches!(refused(8 << 10), Err(StoreError::TooLarge { bytes_max: 7776, .. })));
+    assert_eq!(peek(&store, 1, NOW), Some(entry(1, 100)));
     assert!(refused(7 << 10).is_ok());
     assert_eq!(store.len(), 1);
 }
@@ -130,24 +261,30 @@ fn what_is_too_large_is_refused_and_changes_nothing() {
 fn a_large_value_is_shared_with_its_readers() {
     let store = store(1 << 20);
     put(&store, 1, entry(1, 16 << 10));
-    let (Some(one), Some(other)) = (store.peek(&key(1), NOW), store.peek(&key(1), NOW)) else { panic!() };
+    let (Some(one), Some(other)) = (peek(&store, 1, NOW), peek(&store, 1, NOW)) else { panic!() };
     assert_eq!(one.value.as_ptr(), other.value.as_ptr());
 }
 
 #[test]
-fn keys_are_listed_by_shard_and_slot() {
+fn versions_are_listed_by_shard_and_slot_deletes_among_them() {
     let store = store(64 << 20);
     assert_eq!(store.shards(), SHARDS_MAX);
-    for number in 0..1000 {
+    for number in 0..900 {
         put(&store, number, entry(1, 10));
     }
+    for number in 900..1000 {
+        store.put_if_newer(&key(number), tombstone(at(NOW)), NOW).unwrap();
+    }
+    put(&store, 1000, until(NOW + 1, entry(1, 10)));
     let even = |slot: Slot| slot.index().is_multiple_of(2);
-    let listed: Vec<Key> =
-        (0..store.shards()).flat_map(|shard| store.keys_in(shard, even, usize::MAX)).collect();
+    let listed: Vec<(Key, Version)> =
+        (0..store.shards()).flat_map(|shard| store.versions_in(shard, even, NOW + 1)).collect();
     assert_eq!(listed.len(), (0..1000).filter(|number| even(key(*number).slot())).count());
-    assert!(listed.iter().all(|key| even(key.slot())));
-    assert_eq!(store.keys_in(0, |_| true, 3).len(), 3);
-    assert!(store.keys_in(store.shards(), |_| true, 3).is_empty());
+    for (key, version) in listed {
+        assert!(even(key.slot()));
+        assert_eq!(store.peek(&key, NOW).unwrap().version(), version);
+    }
+    assert!(store.versions_in(store.shards(), |_| true, NOW).is_empty());
 }
 
 #[test]
@@ -228,8 +365,8 @@ proptest! {
                 Step::Put { number, time, bytes, ttl } => {
                     let entry = Entry { expires_at_ms: ttl.map(|ttl| now + ttl), ..entry(time, bytes) };
                     let before = model.find(number).cloned();
-                    match store.put_if_newer(&key(number), entry.clone(), now).unwrap() {
-                        Put::Stale => prop_assert!(before.unwrap().version >= entry.version),
+                    match store.put_if_newer(&key(number), Record::Entry(entry.clone()), now).unwrap() {
+                        Put::Stale { .. } => prop_assert!(before.unwrap().version >= entry.version),
                         Put::Stored { evicted, replaced } => {
                             prop_assert_eq!(replaced, before.is_some_and(|before| !before.is_expired(now)));
                             model.take(number);
@@ -251,11 +388,12 @@ proptest! {
                 },
                 Step::Peek(number) => {
                     let live = model.find(number).filter(|entry| !entry.is_expired(now));
-                    prop_assert_eq!(store.peek(&key(number), now), live.cloned());
+                    prop_assert_eq!(peek(&store, number, now), live.cloned());
                 }
                 Step::Remove(number) => {
-                    let live = model.take(number).is_some_and(|entry| !entry.is_expired(now));
-                    prop_assert_eq!(store.remove(&key(number), now), live);
+                    let there = model.take(number);
+                    let version = there.as_ref().map_or(Version::new(0, 0), |entry| entry.version);
+                    prop_assert_eq!(store.remove_version(&key(number), version), there.is_some());
                 }
                 Step::Sweep => {
                     let before = model.0.len();
@@ -265,30 +403,44 @@ proptest! {
                 Step::Wait(ms) => now += ms,
             }
             prop_assert!(store.bytes() <= memory_bytes_max);
-            let order: Vec<Key> = model.0.iter().rev().map(|(number, _)| key(*number)).collect();
-            prop_assert_eq!(store.keys_in(0, |_| true, usize::MAX), order);
+            let live = model.0.iter().filter(|(_, entry)| !entry.is_expired(now));
+            let order: Vec<_> = live.map(|(number, entry)| (key(*number), entry.version)).collect();
+            prop_assert_eq!(store.versions_in(0, |_| true, now), order);
         }
     }
 
+    /// Values, deletes, and values whose time is over when they come.
     #[test]
-    fn the_newest_remains_in_whatever_order_puts_come(
-        (puts, shuffled) in prop::collection::vec((0..5_usize, 0..50_u64), 1..60)
-            .prop_flat_map(|puts| (Just(puts.clone()), Just([puts.clone(), puts].concat()).prop_shuffle())),
+    fn the_newest_remains_in_whatever_order_and_however_often_records_come(
+        (puts, shuffled) in prop::collection::vec((0..5_usize, 0..50_u64, 0..3_u8), 1..60).prop_flat_map(|puts| {
+            // One version is one write.
+            let mut seen = std::collections::HashSet::new();
+            let puts: Vec<_> =
+                puts.into_iter().filter(|(number, ms, _)| seen.insert((*number, *ms))).collect();
+            (Just(puts.clone()), Just([puts.clone(), puts].concat()).prop_shuffle())
+        }),
     ) {
+        let record = |ms: u64, kind: u8| match kind {
+            0 => Record::Entry(Entry { version: at(NOW + ms), ..entry(ms, 10) }),
+            1 => tombstone(at(NOW + ms)),
+            _ => Record::Entry(until(NOW, Entry { version: at(NOW + ms), ..entry(ms, 10) })),
+        };
         let (one, other) = (store(1 << 20), store(1 << 20));
-        let mut newest = HashMap::<usize, u64>::new();
-        for (number, time) in &puts {
-            put(&one, *number, entry(*time, 10));
-            let newest = newest.entry(*number).or_default();
-            *newest = (*newest).max(*time);
-            prop_assert_eq!(one.peek(&key(*number), NOW).unwrap().version.time(), *newest);
+        let mut newest = HashMap::<usize, (u64, u8)>::new();
+        for (number, ms, kind) in &puts {
+            one.put_if_newer(&key(*number), record(*ms, *kind), NOW).unwrap();
+            let newest = newest.entry(*number).or_insert((*ms, *kind));
+            *newest = (*newest).max((*ms, *kind));
         }
-        for (number, time) in shuffled {
-            put(&other, number, entry(time, 10));
+        for (number, ms, kind) in shuffled {
+            other.put_if_newer(&key(number), record(ms, kind), NOW).unwrap();
         }
-        for (number, time) in newest {
-            prop_assert_eq!(one.peek(&key(number), NOW).unwrap(), entry(time, 10));
-            prop_assert_eq!(other.peek(&key(number), NOW).unwrap(), entry(time, 10));
+        for (number, (ms, kind)) in newest {
+            let there = one.peek(&key(number), NOW);
+            prop_assert_eq!(&there, &other.peek(&key(number), NOW));
+            let there = there.unwrap();
+            prop_assert_eq!(there.version(), at(NOW + ms));
+            prop_assert_eq!(matches!(there, Record::Entry(_)), kind == 0);
         }
     }
 }

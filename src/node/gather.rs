@@ -1,0 +1,194 @@
+//! What the owners of a key have, all asked at once: the way out when one of them cannot answer alone.
+//!
+//! Does not decide who acts; see [`super::route`]. Invariant: unless an owner says that it is synced, every member is
+//! asked, and so is every one that has left and is still there, so that nothing that is held anywhere is missed.
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use super::operation::record_from_wire;
+use super::placement::Placement;
+use super::replicate::Copied;
+use super::route::{Failure, unexpected};
+use super::{Node, NodeError};
+use crate::link::{Reply, Request};
+use crate::model::{Fingerprint, Key, NodeId, Record};
+
+/// What a node's own store has.
+pub(super) struct Peeked {
+    pub(super) record: Option<Record>,
+    /// Whether the node owns the slot and has whatever was acknowledged.
+    pub(super) synced: bool,
+    at_ms: u64,
+}
+
+/// The answers, those of the owners first and in their order.
+pub(super) struct Gathered {
+    owners: usize,
+    answers: Vec<(NodeId, Result<Peeked, NodeError>)>,
+}
+
+impl Gathered {
+    /// The first owner that answered; without one, whoever has something.
+    pub(super) fn first(&self) -> Option<&NodeId> {
+        let owner = self.actor().map(|(owner, _)| owner);
+        owner.or_else(|| self.newest().map(|(holder, _)| holder))
+    }
+
+    /// The owner that is to act, and its own time when it answered.
+    pub(super) fn actor(&self) -> Option<(&NodeId, u64)> {
+        let owners = self.answers.iter().take(self.owners);
+        owners.filter_map(|(owner, answer)| Some((owner, answer.as_ref().ok()?.at_ms))).next()
+    }
+
+    /// The newest record, and who has it.
+    pub(super) fn newest(&self) -> Option<(&NodeId, &Record)> {
+        let records =
+            self.answers.iter().filter_map(|(holder, answer)| Some((holder, answer.as_ref().ok()?)));
+        let records = records.filter_map(|(holder, peeked)| Some((holder, peeked.record.as_ref()?)));
+        // Of equals the first, which is the owner that comes first.
+        records.reduce(|best, next| if next.1.version() > best.1.version() { next } else { best })
+    }
+
+    /// Why no owner answered.
+    pub(super) fn failure(&self) -> NodeError {
+        let reasons: Vec<String> = self
+            .answers
+            .iter()
+            .take(self.owners)
+            .filter_map(|(_, answer)| Some(answer.as_ref().err()?.to_string()))
+            .collect();
+        NodeError::ForwardFailed(format!("no owner of the key could be reached: {}", reasons.join("; ")))
+    }
+
+    /// Owners that answered and lack the newest.
+    fn behind(&self) -> impl Iterator<Item = &NodeId> {
+        let newest = self.newest().map(|(_, record)| record.version());
+        let owners = self.answers.iter().take(self.owners);
+        let answered = owners.filter_map(|(owner, answer)| Some((owner, answer.as_ref().ok()?)));
+        let lacks = move |peeked: &Peeked| peeked.record.as_ref().map(Record::version) < newest;
+        answered.filter(move |(_, peeked)| lacks(peeked)).map(|(owner, _)| owner)
+    }
+}
+
+impl Node {
+    /// Asks all owners, and if none of them is synced everybody.
+    pub(super) async fn gather(&self, key: &Key, deadline: Instant) -> Gathered {
+        let placement = self.0.placement.load_full();
+        let owners: Vec<NodeId> = placement.ring.owners(key.slot()).cloned().collect();
+        let mut found = self.peek_at_all(&placement, owners, key, deadline).await;
+        let is_synced =
+            |(_, answer): &(_, Result<Peeked, _>)| answer.as_ref().is_ok_and(|peeked| peeked.synced);
+        if !found.answers.iter().any(is_synced) {
+            let others = placement.others().map(|(member, _)| member);
+            let others = others.filter(|member| !placement.ring.owns(member, key.slot())).cloned();
+            found.answers.extend(self.peek_at_all(&placement, others.collect(), key, deadline).await.answers);
+        }
+        found
+    }
+
+    /// Asks the owners besides one that is synced and has nothing.
+    pub(super) async fn gather_besides(&self, key: &Key, one: &NodeId, deadline: Instant) -> Gathered {
+        let placement = self.0.placement.load_full();
+        let owners: Vec<NodeId> = placement.ring.owners(key.slot()).cloned().collect();
+        let others = owners.into_iter().filter(|owner| owner != one).collect();
+        let mut found = self.peek_at_all(&placement, others, key, deadline).await;
+        let nothing = Peeked { record: None, synced: true, at_ms: 0 };
+        found.answers.insert(0, (one.clone(), Ok(nothing)));
+        found.owners += 1;
+        found
+    }
+
+    async fn peek_at_all(
+        &self,
+        placement: &Placement,
+        members: Vec<NodeId>,
+        key: &Key,
+        deadline: Instant,
+    ) -> Gathered {
+        let asking = members.iter().map(|member| self.peek_at(placement, member, key, deadline));
+        let answers = join_all(asking).await;
+        Gathered { owners: members.len(), answers: members.into_iter().zip(answers).collect() }
+    }
+
+    /// What this node's own store has.
+    pub(super) fn peek_here(&self, key: &Key, theirs: Fingerprint) -> Peeked {
+        let placement = self.0.placement.load();
+        let is_synced = placement.owns(key.slot()) && placement.is_synced(key.slot());
+        Peeked {
+            record: self.0.store.peek(key, self.now_ms()),
+            synced: is_synced && self.is_ready() && theirs == placement.ring.fingerprint(),
+            at_ms: self.uptime_ms(),
+        }
+    }
+
+    /// What a node's own store has.
+    pub(super) async fn peek_at(
+        &self,
+        placement: &Placement,
+        member: &NodeId,
+        key: &Key,
+        deadline: Instant,
+    ) -> Result<Peeked, NodeError> {
+        let ring = placement.ring.fingerprint();
+        if member == self.id() {
+            return Ok(self.peek_here(key, ring));
+        }
+        let unknown = || NodeError::NodeNotFound(format!("{member} is not a member"));
+        let address = placement.addresses.get(member).ok_or_else(unknown)?;
+        let request = Request::Peek { key: key.as_str().into(), ring };
+        match self.0.links.call(*address, &request, &[], deadline).await? {
+            (Reply::Peeked { record, synced, at_ms }, mut values) => {
+                let record = record.map(|head| record_from_wire(head, &mut values)).transpose()?;
+                Ok(Peeked { record: record.map(|(_, record)| record), synced, at_ms })
+            }
+            (other, _) => Err(unexpected(member, &other)),
+        }
+    }
+
+    /// Gives the newest to all owners that lack it. Best effort: it is where it was found, and sync brings it.
+    pub(super) async fn write_through(&self, key: &Key, found: &Gathered, deadline: Instant) {
+        let behind: Vec<_> = found.behind().collect();
+        join_all(behind.into_iter().map(|owner| self.bring_up_to_date(key, found, owner, deadline))).await;
+    }
+
+    /// Gives the newest to an owner, if it lacks it. False if it could not be.
+    pub(super) async fn bring_up_to_date(
+        &self,
+        key: &Key,
+        found: &Gathered,
+        owner: &NodeId,
+        deadline: Instant,
+    ) -> bool {
+        let Some((_, newest)) = found.newest().filter(|_| found.behind().any(|behind| behind == owner))
+        else {
+            return true;
+        };
+        if owner == self.id() {
+            self.keep(key, newest.clone());
+            return true;
+        }
+        let copied = self.copy_to(owner, Request::Copy, [(key, newest.clone())].into_iter(), deadline).await;
+        matches!(copied, Copied::Held { .. })
+    }
+}
+
+impl From<Failure> for NodeError {
+    fn from(failure: Failure) -> NodeError {
+        match failure {
+            Failure::Elsewhere(error) | Failure::Final(error) => error,
+        }
+    }
+}
+
+/// As it travels.
+pub(super) fn peeked_to_wire(key: &Key, peeked: Peeked) -> (Reply, Vec<Bytes>) {
+    let Peeked { record, synced, at_ms } = peeked;
+    let (record, value) = match record.map(|record| super::operation::record_to_wire(key, record)) {
+        Some((head, value)) => (Some(head), value),
+        None => (None, Bytes::new()),
+    };
+    let values = if value.is_empty() { Vec::new() } else { vec![value] };
+    (Reply::Peeked { record, synced, at_ms }, values)
+}

@@ -1,0 +1,164 @@
+//! The table in force, where its members are, and how far this node may trust its own memory under it.
+//!
+//! A node answers for a slot by itself while every member has said what it lacks (see [`Ledger`]), this slot is not among
+//! that, and the word of the slot's other owners has not run out. Invariant: a new table starts without anybody's word.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::num::NonZeroU8;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::model::{Ledger, NodeId, Ring, Slot, SlotSet};
+
+/// A table and what goes with it.
+#[derive(Debug)]
+pub(super) struct Placement {
+    pub(super) ring: Arc<Ring>,
+    /// Of the members, this node among them, and of those that have left and still hand over what they hold.
+    pub(super) addresses: Arc<HashMap<NodeId, SocketAddr>>,
+    me: NodeId,
+    /// Milliseconds since the process started, here as in all of this module.
+    since_ms: u64,
+    /// By the member's place in the ring: until when its word holds.
+    words: Box<[AtomicU64]>,
+    /// A bit for each slot in which somebody has something newer, or may have.
+    unsynced: Box<[AtomicU64]>,
+    /// Whether all have been heard.
+    complete: AtomicBool,
+    /// Who is to be heard, and which slots each said are dirty.
+    said: Mutex<BTreeMap<NodeId, Option<SlotSet>>>,
+}
+
+impl Placement {
+    /// The table of `members`. `departed` have left it and may still hold entries.
+    pub(super) fn new(
+        me: &NodeId,
+        members: &HashMap<NodeId, SocketAddr>,
+        departed: &HashMap<NodeId, SocketAddr>,
+        copies: NonZeroU8,
+        now_ms: u64,
+    ) -> Placement {
+        let ring = Ring::build(members.keys().cloned(), copies);
+        let mut addresses = departed.clone();
+        addresses.extend(members.iter().map(|(member, address)| (member.clone(), *address)));
+        let voices = addresses.keys().filter(|member| *member != me).map(|member| (member.clone(), None));
+        Placement {
+            words: ring.members().iter().map(|_| AtomicU64::new(0)).collect(),
+            unsynced: SlotSet::full().words().map(AtomicU64::new).collect(),
+            complete: AtomicBool::new(false),
+            said: Mutex::new(voices.collect()),
+            ring: Arc::new(ring),
+            addresses: Arc::new(addresses),
+            me: me.clone(),
+            since_ms: now_ms,
+        }
+    }
+
+    /// Whether it is the table of exactly these members at these addresses.
+    pub(super) fn goes_by(&self, members: &HashMap<NodeId, SocketAddr>) -> bool {
+        self.ring.members().len() == members.len()
+            && members.iter().all(|(member, address)| {
+                self.place(member).is_some() && self.addresses.get(member) == Some(address)
+            })
+    }
+
+    /// Everybody that may hold something, but this node itself.
+    pub(super) fn others(&self) -> impl Iterator<Item = (&NodeId, SocketAddr)> {
+        let others = self.addresses.iter().filter(|(member, _)| **member != self.me);
+        others.map(|(member, address)| (member, *address))
+    }
+
+    /// Those that have left and may still hold something.
+    pub(super) fn departed(&self) -> HashMap<NodeId, SocketAddr> {
+        let heard = self.said.lock();
+        let gone = self.others().filter(|(member, _)| self.place(member).is_none());
+        let known = gone.filter(|(member, _)| heard.contains_key(*member));
+        known.map(|(member, address)| (member.clone(), address)).collect()
+    }
+
+    /// Whether this node is an owner of the slot.
+    pub(super) fn owns(&self, slot: Slot) -> bool {
+        self.ring.owns(&self.me, slot)
+    }
+
+    /// Whether this node, an owner, has all that was acknowledged, as far as it was told.
+    pub(super) fn is_synced(&self, slot: Slot) -> bool {
+        let (word, bit) = (slot.index() / 64, 1 << (slot.index() % 64));
+        self.unsynced[word].load(Ordering::Acquire) & bit == 0
+    }
+
+    /// Whether this node may answer for the slot out of its own memory.
+    pub(super) fn has_authority(&self, slot: Slot, now_ms: u64) -> bool {
+        let mut is_owner = false;
+        let all_stand_by = self.ring.owner_places(slot).iter().all(|place| {
+            let place = usize::from(*place);
+            let is_me = self.ring.members()[place] == self.me;
+            is_owner |= is_me;
+            is_me || self.words[place].load(Ordering::Acquire) > now_ms
+        });
+        is_owner && all_stand_by && self.is_synced(slot)
+    }
+
+    /// Whether this node may go by what was gathered from the reachable owners. Not right after a change of the table:
+    /// others may still go by the former one.
+    pub(super) fn may_act_settled(&self, now_ms: u64) -> bool {
+        self.is_complete() || now_ms >= self.since_ms + Ledger::LEASE_MS
+    }
+
+    /// Whether everybody has been heard.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
+    }
+
+    /// Whether anybody else goes by it, as far as was heard.
+    pub(super) fn is_shared(&self) -> bool {
+        self.said.lock().values().any(Option::is_some)
+    }
+
+    /// Members that were not heard yet: they may go by another table.
+    pub(super) fn unheard(&self) -> Vec<NodeId> {
+        if self.is_complete() {
+            return Vec::new();
+        }
+        let said = self.said.lock();
+        said.iter().filter(|(_, said)| said.is_none()).map(|(member, _)| member.clone()).collect()
+    }
+
+    /// A member has vouched: only these slots are dirty, until `until_ms`.
+    pub(super) fn hear(&self, member: &NodeId, dirty: SlotSet, until_ms: u64) {
+        if let Some(said) = self.said.lock().get_mut(member) {
+            *said = Some(dirty);
+        }
+        self.reconsider(self.is_complete());
+        if let Some(place) = self.place(member) {
+            self.words[place].store(until_ms, Ordering::Release);
+        }
+    }
+
+    /// One that has left is gone for good, and with it what it had to say.
+    pub(super) fn dismiss(&self, member: &NodeId) {
+        self.said.lock().remove(member);
+    }
+
+    /// Works out again what is unsynced. `free`: no vouch that this node gave under another table still holds.
+    pub(super) fn reconsider(&self, free: bool) {
+        let said = self.said.lock();
+        let all_heard = said.values().all(Option::is_some);
+        if !free || !all_heard {
+            return;
+        }
+        let mut unsynced = SlotSet::empty();
+        said.values().flatten().for_each(|slots| unsynced.add(slots));
+        for (word, bits) in self.unsynced.iter().zip(unsynced.words()) {
+            word.store(bits, Ordering::Release);
+        }
+        self.complete.store(true, Ordering::Release);
+    }
+
+    fn place(&self, member: &NodeId) -> Option<usize> {
+        self.ring.members().binary_search(member).ok()
+    }
+}

@@ -1,0 +1,126 @@
+//! Asks every other member, again and again, what this node may lack; and answers the same question.
+//!
+//! What it means is in [`Ledger`] and [`Placement`]. The same exchange measures the round trip and carries version clocks.
+//! Invariant: a word is counted from the moment it was asked for, so that this node never trusts it longer than its giver.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::placement::Placement;
+use super::{Contact, Node};
+use crate::link::{LinkError, Reply, Request};
+use crate::model::{Fingerprint, Ledger, NodeId, SlotSet};
+use crate::net::task;
+
+/// Pause between two questions to one member.
+const PERIOD: Duration = Duration::from_millis(150);
+/// The same while the tables differ, which is over soon.
+const IMPATIENT_PERIOD: Duration = Duration::from_millis(25);
+/// How long one that has left may be silent before it counts as gone.
+const DEPARTED_FOR: Duration = Duration::from_secs(5);
+
+/// Asks the members of whatever table is in force.
+pub(super) async fn run(node: Node) {
+    loop {
+        let placement = node.0.placement.load_full();
+        let mut asking = JoinSet::new();
+        for (member, address) in placement.others() {
+            let asker =
+                Asker { node: node.clone(), placement: placement.clone(), member: member.clone(), address };
+            asking.spawn(task(asker.run()));
+        }
+        loop {
+            tokio::select! {
+                biased;
+                () = node.0.table_changed.notified() => break,
+                () = sleep(IMPATIENT_PERIOD), if !placement.is_complete() => node.reconsider(&placement),
+            }
+        }
+    }
+}
+
+struct Asker {
+    node: Node,
+    placement: Arc<Placement>,
+    member: NodeId,
+    address: SocketAddr,
+}
+
+impl Asker {
+    async fn run(self) {
+        let mut heard_at = Instant::now();
+        loop {
+            let pause = match self.ask().await {
+                Ok(vouched) => {
+                    heard_at = Instant::now();
+                    if vouched { PERIOD } else { IMPATIENT_PERIOD }
+                }
+                Err(error) => {
+                    let is_gone = matches!(error, LinkError::Refused(_)) || heard_at.elapsed() > DEPARTED_FOR;
+                    if is_gone && self.placement.ring.members().binary_search(&self.member).is_err() {
+                        self.placement.dismiss(&self.member);
+                        return self.node.reconsider(&self.placement);
+                    }
+                    PERIOD
+                }
+            };
+            sleep(pause).await;
+        }
+    }
+
+    /// True if the member vouched.
+    async fn ask(&self) -> Result<bool, LinkError> {
+        let (node, ring) = (&self.node, self.placement.ring.fingerprint());
+        let (asked, asked_ms) = (Instant::now(), node.uptime_ms());
+        let request = Request::Vouch {
+            node_id: node.0.id.clone(),
+            boot: node.0.boot,
+            ring,
+            clock: node.0.versions.latest(),
+        };
+        let deadline = asked + Duration::from_millis(Ledger::LEASE_MS);
+        let (reply, dirty) = node.0.links.call(self.address, &request, &[], deadline).await?;
+        let Reply::Vouched { ring: theirs, vouched, clock } = reply else { return Ok(false) };
+        node.see_clock(clock);
+        let contact = Contact { seen_ms: node.now_ms(), round_trip: Some(asked.elapsed()) };
+        node.0.contacts.lock().insert(self.member.clone(), contact);
+        match SlotSet::from_bytes(&dirty) {
+            Some(dirty) if vouched && theirs == ring => {
+                self.placement.hear(&self.member, dirty, asked_ms + Ledger::LEASE_MS);
+                node.reconsider(&self.placement);
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+impl Node {
+    /// Answers the question of the process `boot` of a member.
+    pub(super) fn vouch_for(&self, member: &NodeId, boot: u64, theirs: Fingerprint) -> (Reply, Vec<Bytes>) {
+        // Under the lock that changes of the table take, so that table and dirty slots belong together.
+        let mut ledger = self.0.ledger.lock();
+        let placement = self.0.placement.load_full();
+        let dirty = ledger.vouch(member, boot, theirs, &placement.ring, self.uptime_ms());
+        drop(ledger);
+        // It is alive, whatever was noticed of the process before it.
+        if let Some(address) = placement.addresses.get(member) {
+            self.0.links.forgive(*address);
+        }
+        self.0.owing.notify_one();
+        let ring = placement.ring.fingerprint();
+        let reply = Reply::Vouched { ring, vouched: dirty.is_some(), clock: self.0.versions.latest() };
+        (reply, dirty.map(|dirty| vec![Bytes::from(dirty.to_bytes())]).unwrap_or_default())
+    }
+
+    pub(super) fn reconsider(&self, placement: &Placement) {
+        let ring = placement.ring.fingerprint();
+        let bound = self.0.ledger.lock().is_bound_elsewhere(None, ring, self.uptime_ms());
+        placement.reconsider(!bound);
+    }
+}
