@@ -4,14 +4,20 @@
 //! through [`spawn`] or [`task`], so that a whole node runs unchanged on a simulated network and clock, and can be stopped
 //! there like a process (feature `sim`).
 
+#[cfg(feature = "sim")]
+mod simulated;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 #[cfg(not(feature = "sim"))]
 pub use tokio::net::{TcpListener, TcpStream, UdpSocket, lookup_host};
+
 #[cfg(feature = "sim")]
-pub use turmoil::net::{TcpListener, TcpStream, UdpSocket, lookup_host};
+pub use self::simulated::{
+    DatagramFaults, Process, Task, TcpListener, TcpStream, UdpSocket, lookup_host, task,
+};
 
 /// Starts a task of this node.
 pub fn spawn<F>(future: F) -> tokio::task::JoinHandle<F::Output>
@@ -22,6 +28,7 @@ where
 }
 
 /// What a set of tasks is to be given instead of `future` itself.
+#[cfg(not(feature = "sim"))]
 pub fn task<F: Future>(future: F) -> F {
     future
 }
