@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help build demo test fmt lint unit doc bench bench-detect bench-memory clean
+.PHONY: help build demo test fmt lint unit simulate doc bench bench-detect bench-memory clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
@@ -13,17 +13,20 @@ build: ## Build the optimised binary, target/release/shoal
 demo: build ## Run three nodes on this machine, with lines to try
 	./target/release/shoal demo
 
-test: fmt lint unit doc ## Everything that must pass
+test: fmt lint unit simulate doc ## Everything that must pass
 
 fmt: ## Check the format
 	$(CARGO) fmt --check
 
 lint: ## Clippy, warnings denied, with and without the simulated network
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) clippy --locked --lib --features sim -- -D warnings
+	$(CARGO) clippy --locked --lib --test simulation --features sim -- -D warnings
 
 unit: ## Unit, property, system and documentation tests
 	$(CARGO) test --locked
+
+simulate: ## Whole clusters on a simulated network: SEEDS=5000 of them, or one with its logs, SEED=17
+	$(CARGO) test --locked --features sim --test simulation -- --nocapture
 
 doc: ## The API documentation, without warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items

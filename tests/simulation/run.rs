@@ -1,0 +1,306 @@
+//! One simulation from its seed to its verdict: form a cluster, load it while it breaks, heal it, look at what is left.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::Value;
+use shoal::net::DatagramFaults;
+use tokio::time::{Duration, sleep};
+
+use crate::client::{Answer, Client};
+use crate::record::{Action, History, Outcome, Violation};
+use crate::schedule::{Event, Fault, Schedule};
+use crate::world::World;
+
+/// What the phases take, in simulated milliseconds.
+const FORM_MS: u64 = 4_000;
+const LOAD_MS: u64 = 22_000;
+const QUIET_MS: u64 = 20_000;
+const CLIENTS: usize = 4;
+const KEYS: usize = 20;
+/// Pauses of a client between two operations.
+const THINK_MS: std::ops::Range<u64> = 5..60;
+/// Share of the PUTs that carry a condition.
+const CONDITIONAL: f64 = 0.0;
+
+/// What came of one simulation.
+pub(crate) struct Verdict {
+    pub(crate) schedule: Schedule,
+    pub(crate) history: History,
+    /// In order of importance; empty if all is well.
+    pub(crate) failures: Vec<String>,
+}
+
+/// Runs one simulation.
+pub(crate) fn run(seed: u64) -> Verdict {
+    run_schedule(seed, Schedule::generate(seed, LOAD_MS))
+}
+
+fn run_schedule(seed: u64, schedule: Schedule) -> Verdict {
+    let mut world = World::new(seed, schedule.nodes_ever(), schedule.copies);
+    let load = Rc::new(Load {
+        nodes: world.addresses(),
+        schedule: schedule.clone(),
+        history: RefCell::default(),
+        failures: RefCell::default(),
+    });
+    world.run_clients(load.clone().everything(seed));
+    let ended = drive(&mut world, &schedule);
+    drop(world);
+    let history = load.history.take();
+    let mut failures: Vec<String> = ended.err().into_iter().collect();
+    for Violation { key, what } in history.check(&schedule) {
+        failures.push(format!("{what}\nAll of k{key}:\n{}", history.of_key(key)));
+    }
+    failures.extend(load.failures.take());
+    Verdict { schedule, history, failures }
+}
+
+/// Lets time pass and faults happen until the clients have ended.
+fn drive(world: &mut World, schedule: &Schedule) -> Result<(), String> {
+    for node in 0..schedule.nodes {
+        world.start(node, schedule.nodes);
+    }
+    let mut felt = vec![false; schedule.events.len()];
+    loop {
+        let now_ms = world.now_ms().checked_sub(FORM_MS);
+        for (number, event) in schedule.events.iter().enumerate() {
+            let is_felt = now_ms.is_some_and(|now| (event.start_ms..event.end_ms).contains(&now));
+            if is_felt != felt[number] {
+                felt[number] = is_felt;
+                strike(world, schedule, event, is_felt);
+                let active = schedule.events.iter().zip(&felt).filter(|(_, felt)| **felt);
+                set_network(world, schedule, active.map(|(event, _)| &event.fault));
+            }
+        }
+        if world.step()? {
+            return Ok(());
+        }
+    }
+}
+
+/// Begins or ends what a fault does to one node.
+fn strike(world: &mut World, schedule: &Schedule, event: &Event, begins: bool) {
+    match &event.fault {
+        Fault::Crash { node } | Fault::PowerCut { node } => {
+            if begins {
+                world.kill(*node);
+            } else {
+                world.start(*node, schedule.nodes);
+            }
+        }
+        Fault::Pause { node } => world.pause(*node, begins),
+        Fault::Skew { node, ms } => world.set_skew(*node, if begins { *ms } else { 0 }),
+        Fault::Join { node } if begins => world.start(*node, schedule.nodes),
+        Fault::Leave { node } if begins => world.leave(*node),
+        Fault::Leave { node } => {
+            world.kill(*node);
+            world.start(*node, schedule.nodes);
+        }
+        _ => {}
+    }
+}
+
+/// Makes the network what all faults together make of it.
+fn set_network<'a>(world: &mut World, schedule: &Schedule, active: impl Iterator<Item = &'a Fault>) {
+    let (mut pairs, mut silent, mut datagrams) = (Vec::new(), BTreeSet::new(), DatagramFaults::default());
+    for fault in active {
+        pairs.extend(fault.cuts(schedule.nodes_ever()));
+        match fault {
+            Fault::PowerCut { node } => drop(silent.insert(*node)),
+            Fault::Datagrams { loss, duplication, corruption } => {
+                datagrams.loss = datagrams.loss.max(*loss);
+                datagrams.duplication = datagrams.duplication.max(*duplication);
+                datagrams.corruption = datagrams.corruption.max(*corruption);
+            }
+            _ => {}
+        }
+    }
+    world.set_cuts(pairs, &silent);
+    world.set_datagram_faults(datagrams);
+}
+
+/// The clients, and what they find.
+struct Load {
+    nodes: Vec<SocketAddr>,
+    schedule: Schedule,
+    history: RefCell<History>,
+    failures: RefCell<Vec<String>>,
+}
+
+/// Milliseconds since the load began, on the clients' host.
+fn now_ms() -> u64 {
+    let elapsed = turmoil::sim_elapsed().unwrap_or_default().as_millis() as u64;
+    elapsed.saturating_sub(FORM_MS)
+}
+
+impl Load {
+    async fn everything(self: Rc<Load>, seed: u64) -> turmoil::Result {
+        sleep(Duration::from_millis(FORM_MS)).await;
+        if let Err(reason) = self.check_agreement(self.schedule.nodes).await {
+            self.fail(format!("the cluster did not form: {reason}"));
+            return Ok(());
+        }
+        let clients = (0..CLIENTS).map(|client| {
+            let random = StdRng::seed_from_u64(seed ^ ((client as u64 + 1) << 40));
+            tokio::task::spawn_local(self.clone().client(client, random))
+        });
+        for client in clients.collect::<Vec<_>>() {
+            client.await?;
+        }
+        sleep(Duration::from_millis((LOAD_MS + QUIET_MS).saturating_sub(now_ms()))).await;
+        if let Err(reason) = self.check_agreement(self.schedule.nodes_ever()).await {
+            self.fail(format!("no agreement after the quiet: {reason}"));
+        }
+        let mut client = Client::default();
+        for key in 0..KEYS {
+            if let Err(reason) = self.check_copies(&mut client, key).await {
+                let history = self.history.borrow().of_key(key);
+                self.fail(format!("{reason}\nAll of k{key}:\n{history}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn fail(&self, what: String) {
+        self.failures.borrow_mut().push(what);
+    }
+
+    /// Reads and writes until the load ends.
+    async fn client(self: Rc<Load>, number: usize, mut random: StdRng) {
+        let mut client = Client::default();
+        let mut versions = BTreeMap::new();
+        for sequence in 0.. {
+            if now_ms() >= LOAD_MS {
+                return;
+            }
+            let node = random.random_range(0..self.nodes.len());
+            let key = random.random_range(0..KEYS);
+            let value = format!("{number}-{sequence}");
+            let action = match random.random_range(0..100) {
+                0..55 => Action::Get,
+                55..90 if random.random_bool(CONDITIONAL) => match versions.get(&key) {
+                    Some(version) if random.random() => Action::Replace(value, String::clone(version)),
+                    _ => Action::Create(value),
+                },
+                55..90 => Action::Put(value),
+                _ => Action::Delete,
+            };
+            // A node that has not been started yet is nobody's.
+            if self.is_started(node) {
+                let outcome = self.perform(&mut client, number, node, key, action).await;
+                if let Outcome::Found { version, .. } | Outcome::Stored { version } = outcome {
+                    versions.insert(key, version);
+                }
+            }
+            sleep(Duration::from_millis(random.random_range(THINK_MS))).await;
+        }
+    }
+
+    fn is_started(&self, node: usize) -> bool {
+        let later = |event: &Event| event.fault == Fault::Join { node } && now_ms() < event.start_ms;
+        !self.schedule.events.iter().any(later)
+    }
+
+    async fn perform(
+        &self,
+        client: &mut Client,
+        number: usize,
+        node: usize,
+        key: usize,
+        action: Action,
+    ) -> Outcome {
+        let operation = self.history.borrow_mut().begin(now_ms(), number, node, key, action.clone());
+        let outcome = client.perform(self.nodes[node], key, &action).await;
+        self.history.borrow_mut().end(operation, now_ms(), outcome.clone());
+        outcome
+    }
+
+    /// All of the first `nodes` see as many healthy nodes and have the same table.
+    async fn check_agreement(&self, nodes: usize) -> Result<(), String> {
+        let mut client = Client::default();
+        let mut tables = Vec::new();
+        for node in 0..nodes {
+            let cluster = self.json(&mut client, node, "/admin/cluster").await?;
+            tables.push(cluster["ring"].to_string());
+            let healthy = cluster["cluster_status"]["healthy_nodes"].as_u64();
+            if healthy != Some(nodes as u64) {
+                return Err(format!("node{} sees {healthy:?} of {nodes} healthy nodes: {cluster}", node + 1));
+            }
+        }
+        if tables.iter().any(|table| *table != tables[0]) {
+            return Err(format!("the nodes have different tables: {tables:?}"));
+        }
+        Ok(())
+    }
+
+    /// The owners of a key, and nobody else, hold the same; every node answers with that.
+    async fn check_copies(&self, client: &mut Client, key: usize) -> Result<(), String> {
+        let located = self.json(client, 0, &format!("/admin/locate/k{key}")).await?;
+        let owners = located["owners"].as_array().cloned().unwrap_or_default();
+        let owners: BTreeSet<&str> = owners.iter().filter_map(|owner| owner["node_id"].as_str()).collect();
+        let mut held = BTreeMap::new();
+        let mut answers = BTreeSet::new();
+        for node in 0..self.nodes.len() {
+            let name = format!("node{}", node + 1);
+            let copy = self.get(client, node, &format!("/internal/cache/k{key}")).await?;
+            held.insert(name, (copy.status == 200).then_some((copy.etag, copy.body)));
+            match self.perform(client, CLIENTS, node, key, Action::Get).await {
+                Outcome::Found { value, version } => drop(answers.insert(Some((version, value.into())))),
+                Outcome::Missing => drop(answers.insert(None)),
+                other => {
+                    return Err(format!("an error after the quiet: k{key} at node{}: {other:?}", node + 1));
+                }
+            }
+        }
+        if answers.len() != 1 {
+            return Err(format!(
+                "nodes answer differently after the quiet: k{key}: {answers:?}; held: {held:?}"
+            ));
+        }
+        let answer = answers.pop_first().flatten();
+        for (name, copy) in &held {
+            let wanted = if owners.contains(name.as_str()) { &answer } else { &None };
+            if copy != wanted {
+                let what = if wanted.is_none() { "a copy too many" } else { "a copy missing or old" };
+                return Err(format!("{what} after the quiet: k{key} at {name}, owners {owners:?}: {held:?}"));
+            }
+        }
+        let history = self.history.borrow();
+        match (&answer, history.newest_version(key, now_ms(), &self.schedule)) {
+            (Some((version, _)), Some(newest)) if version.as_str() < newest => Err(format!(
+                "an acknowledged version is gone after the quiet: k{key}: {newest}, {version} is left"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    async fn json(&self, client: &mut Client, node: usize, path: &str) -> Result<Value, String> {
+        let answer = self.get(client, node, path).await?;
+        serde_json::from_slice(&answer.body).map_err(|error| format!("node{} at {path}: {error}", node + 1))
+    }
+
+    async fn get(&self, client: &mut Client, node: usize, path: &str) -> Result<Answer, String> {
+        let asked = client.get(self.nodes[node], path).await;
+        asked.map_err(|failure| format!("node{} at {path}: {failure:?}", node + 1))
+    }
+}
+
+/// Shows the logs of the nodes, with simulated times; `SHOAL_LOG` filters them.
+pub(crate) fn show_logs() {
+    struct Simulated;
+    impl tracing_subscriber::fmt::time::FormatTime for Simulated {
+        fn format_time(&self, out: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
+            let elapsed = turmoil::sim_elapsed().unwrap_or_default().as_secs_f64();
+            write!(out, "{:8.3}", elapsed - FORM_MS as f64 / 1000.0)
+        }
+    }
+    let filter = std::env::var("SHOAL_LOG").unwrap_or_else(|_| "warn,shoal=debug".into());
+    let logs = tracing_subscriber::fmt().with_timer(Simulated).with_env_filter(filter).with_ansi(false);
+    // Fails when a test before this one has done it.
+    let _ = logs.with_writer(std::io::stderr).try_init();
+}

@@ -1,0 +1,323 @@
+//! What befalls a cluster, as data: faults with a beginning and a length, made from a seed or written by hand.
+//!
+//! Also says what a schedule excuses. The checker works from that alone, never from what it sees.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+/// What repair may take: that long after a fault has ended, a cluster is as if it had never been.
+pub(crate) const SETTLE_MS: u64 = 10_000;
+/// How long a node that was told to leave may take for it.
+pub(crate) const LEAVE_MS: u64 = 5_000;
+
+/// One thing that goes wrong. Nodes are named by their index.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Fault {
+    /// The process is killed, and started again with an empty memory when the fault ends.
+    Crash { node: usize },
+    /// The machine falls silent, its connections with it, and is started again when the fault ends.
+    PowerCut { node: usize },
+    /// The process is stopped and goes on when the fault ends.
+    Pause { node: usize },
+    /// Nothing passes between these nodes and the others.
+    Halves { left: BTreeSet<usize> },
+    /// Nothing passes between this node and the others.
+    OneAgainstAll { node: usize },
+    /// Nothing passes from one node to another; the way back is open.
+    OneWayCut { from: usize, to: usize },
+    /// Datagrams of all nodes go astray, each with these probabilities.
+    Datagrams { loss: f64, duplication: f64, corruption: f64 },
+    /// The clock of a node is off.
+    Skew { node: usize, ms: i64 },
+    /// A node that was not there before starts; it stays.
+    Join { node: usize },
+    /// A node is told to leave, and started again with an empty memory when the fault ends.
+    Leave { node: usize },
+}
+
+/// A fault with its time, in milliseconds since the load began.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Event {
+    pub(crate) fault: Fault,
+    pub(crate) start_ms: u64,
+    pub(crate) end_ms: u64,
+}
+
+/// Everything that befalls one cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Schedule {
+    /// Nodes at the start.
+    pub(crate) nodes: usize,
+    /// Copies of each entry.
+    pub(crate) copies: u8,
+    pub(crate) events: Vec<Event>,
+}
+
+impl Fault {
+    /// The node that does not serve while the fault lasts.
+    pub(crate) fn down(&self) -> Option<usize> {
+        match self {
+            Fault::Crash { node }
+            | Fault::PowerCut { node }
+            | Fault::Pause { node }
+            | Fault::Leave { node } => Some(*node),
+            _ => None,
+        }
+    }
+
+    /// Whether it keeps nodes that serve from each other.
+    pub(crate) fn is_cut(&self) -> bool {
+        matches!(self, Fault::Halves { .. } | Fault::OneAgainstAll { .. } | Fault::OneWayCut { .. })
+    }
+
+    /// The ordered pairs of nodes that it cuts, out of `nodes`.
+    pub(crate) fn cuts(&self, nodes: usize) -> Vec<(usize, usize)> {
+        let across = |left: &dyn Fn(usize) -> bool| {
+            let pairs = (0..nodes).flat_map(|a| (0..nodes).map(move |b| (a, b)));
+            pairs.filter(|(a, b)| left(*a) != left(*b)).collect()
+        };
+        match self {
+            Fault::Halves { left } => across(&|node| left.contains(&node)),
+            Fault::OneAgainstAll { node } => across(&|other| other == *node),
+            Fault::OneWayCut { from, to } => vec![(*from, *to)],
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Event {
+    fn overlaps(&self, start_ms: u64, end_ms: u64) -> bool {
+        self.start_ms <= end_ms && start_ms <= self.end_ms
+    }
+
+    /// Whether it still matters at `ms`.
+    fn is_felt_at(&self, ms: u64) -> bool {
+        self.overlaps(ms, ms) || (self.end_ms..=self.end_ms + SETTLE_MS).contains(&ms)
+    }
+}
+
+impl Schedule {
+    /// A schedule of faults within `0..end_ms`, from a seed.
+    pub(crate) fn generate(seed: u64, end_ms: u64) -> Schedule {
+        let mut random = StdRng::seed_from_u64(seed);
+        let nodes = random.random_range(3..=5);
+        let copies = if nodes > 3 && random.random_bool(0.2) { 3 } else { 2 };
+        let mut schedule = Schedule { nodes, copies, events: Vec::new() };
+        let style = random.random_range(0..10);
+        // Alone, one after the other with time to settle in between, or anyhow.
+        let (faults, spacing_ms) = match style {
+            0..3 => (1, end_ms),
+            3..6 => (2, SETTLE_MS),
+            _ => (random.random_range(2..=5), 0),
+        };
+        let mut from_ms = 500;
+        for _ in 0..faults {
+            let start_ms = if spacing_ms == 0 {
+                random.random_range(500..end_ms * 3 / 4)
+            } else {
+                from_ms + random.random_range(0..2000)
+            };
+            let Some(event) = schedule.draw(&mut random, start_ms, end_ms) else { continue };
+            from_ms = event.end_ms + spacing_ms;
+            schedule.events.push(event);
+            if from_ms + 2000 > end_ms && spacing_ms > 0 {
+                break;
+            }
+        }
+        schedule.events.sort_by_key(|event| event.start_ms);
+        schedule
+    }
+
+    fn draw(&self, random: &mut StdRng, start_ms: u64, end_ms: u64) -> Option<Event> {
+        let node = random.random_range(0..self.nodes);
+        let mut for_ms = random.random_range(1_500..8_000);
+        let fault = match random.random_range(0..100) {
+            // Half of them are back before anybody has noticed.
+            0..20 => {
+                if random.random_bool(0.5) {
+                    for_ms = random.random_range(20..600);
+                }
+                Fault::Crash { node }
+            }
+            20..28 => Fault::PowerCut { node },
+            28..46 => {
+                for_ms = random.random_range(100..6_000);
+                Fault::Pause { node }
+            }
+            46..54 => {
+                let left = (0..self.nodes).filter(|other| *other != node && random.random_bool(0.4));
+                Fault::Halves { left: left.chain([node]).collect() }
+            }
+            54..60 => Fault::OneAgainstAll { node },
+            60..66 => {
+                Fault::OneWayCut { from: node, to: (node + random.random_range(1..self.nodes)) % self.nodes }
+            }
+            66..76 => Fault::Datagrams {
+                loss: random.random_range(0.0..0.1),
+                duplication: random.random_range(0.0..0.2),
+                corruption: random.random_range(0.0..0.1),
+            },
+            76..84 => Fault::Skew { node, ms: random.random_range(-300_000..=300_000) },
+            84..92 => Fault::Join { node: self.nodes + self.joined() },
+            _ => {
+                for_ms = LEAVE_MS + random.random_range(0..5_000);
+                Fault::Leave { node }
+            }
+        };
+        let event = Event { fault, start_ms, end_ms: (start_ms + for_ms).min(end_ms) };
+        let twice = |earlier: &Event| {
+            earlier.fault.down() == Some(node)
+                && earlier.overlaps(start_ms.saturating_sub(500), event.end_ms + 500)
+        };
+        let impossible = event.fault.down().is_some() && self.events.iter().any(twice)
+            || matches!(event.fault, Fault::Leave { .. }) && event.end_ms < start_ms + LEAVE_MS;
+        (!impossible).then_some(event)
+    }
+
+    fn joined(&self) -> usize {
+        self.events.iter().filter(|event| matches!(event.fault, Fault::Join { .. })).count()
+    }
+
+    /// Nodes that are ever there.
+    pub(crate) fn nodes_ever(&self) -> usize {
+        self.nodes + self.joined()
+    }
+
+    /// Whether `node` was there, ran, and was not stopped, all the time.
+    pub(crate) fn was_up(&self, node: usize, start_ms: u64, end_ms: u64) -> bool {
+        self.events.iter().all(|event| match &event.fault {
+            Fault::Join { node: joined } => *joined != node || start_ms >= event.start_ms,
+            fault => fault.down() != Some(node) || !event.overlaps(start_ms, end_ms),
+        })
+    }
+
+    /// Whether a read must show a write that was acknowledged before the read began, or a newer one.
+    pub(crate) fn must_see(&self, write: (u64, u64), read: (u64, u64)) -> bool {
+        let cut = |(start, end): (u64, u64)| {
+            let cuts = self.events.iter().filter(|event| event.fault.is_cut());
+            cuts.clone().any(|event| event.overlaps(start, end) || event.is_felt_at(start))
+        };
+        !cut(write) && !cut(read) && !self.may_have_lost(write.0, read.1)
+    }
+
+    /// Whether all copies of something written at `from_ms` may be gone at `to_ms`.
+    pub(crate) fn may_have_lost(&self, from_ms: u64, to_ms: u64) -> bool {
+        self.events.iter().filter(|event| event.fault.down().is_some()).any(|event| {
+            // A node that leaves takes its entries with it at the end, the others at once.
+            let at_ms =
+                if matches!(event.fault, Fault::Leave { .. }) { event.end_ms } else { event.start_ms };
+            event.start_ms <= to_ms && from_ms <= at_ms && self.is_too_much(event)
+        })
+    }
+
+    /// Whether as many nodes are down at once as there are copies, or the nodes are cut off from each other.
+    fn is_too_much(&self, event: &Event) -> bool {
+        let span = [
+            event.start_ms,
+            if matches!(event.fault, Fault::Leave { .. }) { event.end_ms } else { event.start_ms },
+        ];
+        let felt = |other: &&Event| {
+            other.overlaps(span[0], span[1]) || other.is_felt_at(span[0]) || other.is_felt_at(span[1])
+        };
+        let others: Vec<_> = self.events.iter().filter(felt).collect();
+        let down: BTreeSet<usize> = others.iter().filter_map(|other| other.fault.down()).collect();
+        down.len() >= usize::from(self.copies) || others.iter().any(|other| other.fault.is_cut())
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(out, "{} nodes, {} copies", self.nodes, self.copies)?;
+        for Event { fault, start_ms, end_ms } in &self.events {
+            let [start, end] = [start_ms, end_ms].map(|ms| *ms as f64 / 1000.0);
+            writeln!(out, "  {start:7.3} to {end:7.3} s  {fault:?}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(events: &[(Fault, u64, u64)]) -> Schedule {
+        let events = events.iter().map(|(fault, start_ms, end_ms)| Event {
+            fault: fault.clone(),
+            start_ms: *start_ms,
+            end_ms: *end_ms,
+        });
+        Schedule { nodes: 4, copies: 2, events: events.collect() }
+    }
+
+    const CRASH_0: Fault = Fault::Crash { node: 0 };
+    const CRASH_1: Fault = Fault::Crash { node: 1 };
+    const PAUSE_1: Fault = Fault::Pause { node: 1 };
+    const CUT: Fault = Fault::OneAgainstAll { node: 2 };
+
+    #[test]
+    fn one_fault_that_is_no_cut_excuses_nothing() {
+        let faults = [
+            CRASH_0,
+            PAUSE_1,
+            Fault::PowerCut { node: 1 },
+            Fault::Leave { node: 1 },
+            Fault::Join { node: 4 },
+            Fault::Skew { node: 0, ms: 300_000 },
+            Fault::Datagrams { loss: 0.1, duplication: 0.1, corruption: 0.1 },
+        ];
+        for fault in faults {
+            let schedule = schedule(&[(fault, 1_000, 3_000)]);
+            assert!(schedule.must_see((900, 950), (1_500, 1_600)));
+            assert!(schedule.must_see((1_500, 1_600), (2_000, 2_100)));
+        }
+    }
+
+    #[test]
+    fn two_nodes_down_at_once_excuse_what_was_written_before_and_nothing_else() {
+        let both = schedule(&[(CRASH_0, 1_000, 3_000), (CRASH_1, 12_000, 13_000)]);
+        assert!(both.must_see((2_000, 2_100), (11_000, 11_100)), "before the second");
+        assert!(!both.must_see((2_000, 2_100), (12_500, 12_600)), "after it");
+        assert!(!both.must_see((11_950, 12_050), (40_000, 40_100)), "written in that moment");
+        assert!(both.must_see((12_100, 12_200), (12_500, 12_600)), "written after it");
+        let apart = schedule(&[(CRASH_0, 1_000, 3_000), (CRASH_1, 13_100, 14_000)]);
+        assert!(apart.must_see((2_000, 2_100), (13_500, 13_600)));
+        let three_copies = Schedule { copies: 3, ..both };
+        assert!(three_copies.must_see((2_000, 2_100), (12_500, 12_600)));
+    }
+
+    #[test]
+    fn a_pause_during_a_crash_counts_as_two_down() {
+        let schedule = schedule(&[(PAUSE_1, 1_000, 3_000), (CRASH_0, 2_000, 2_100)]);
+        assert!(!schedule.must_see((500, 600), (2_500, 2_600)));
+        assert!(schedule.must_see((500, 600), (1_500, 1_600)));
+    }
+
+    #[test]
+    fn a_cut_excuses_reads_and_writes_until_it_is_settled() {
+        let schedule = schedule(&[(CUT, 1_000, 3_000)]);
+        assert!(schedule.must_see((100, 200), (800, 900)), "before");
+        assert!(!schedule.must_see((100, 200), (900, 1_100)), "a read that meets it");
+        assert!(!schedule.must_see((100, 200), (12_000, 12_100)), "a read before it is settled");
+        assert!(schedule.must_see((100, 200), (13_100, 13_200)), "a write from before it has survived it");
+        assert!(!schedule.must_see((2_000, 2_100), (20_000, 20_100)), "a write on one side may have lost");
+        assert!(schedule.must_see((13_100, 13_200), (20_000, 20_100)), "after");
+    }
+
+    #[test]
+    fn a_crash_during_a_cut_may_take_the_only_copy() {
+        let schedule = schedule(&[(CUT, 1_000, 3_000), (CRASH_0, 2_000, 2_500)]);
+        assert!(!schedule.must_see((100, 200), (20_000, 20_100)));
+        assert!(schedule.must_see((13_100, 13_200), (20_000, 20_100)));
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_schedule() {
+        assert_eq!(Schedule::generate(7, 20_000), Schedule::generate(7, 20_000));
+        let all: Vec<_> = (0..200).flat_map(|seed| Schedule::generate(seed, 20_000).events).collect();
+        let has = |wanted: &dyn Fn(&Fault) -> bool| all.iter().any(|event| wanted(&event.fault));
+        assert!(has(&|fault| matches!(fault, Fault::Leave { .. })) && has(&|fault| fault.is_cut()));
+    }
+}

@@ -1,0 +1,300 @@
+//! A cluster of whole nodes on a simulated network, and the hands that break it.
+//!
+//! Each node is a process on a host of its own; all clients share one more host, which nothing cuts off from a node that
+//! runs. Invariant: everything random comes from the seed.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use shoal::config::{Config, DetectionArg, NodeArgs};
+use shoal::net::{DatagramFaults, Process, WallClock};
+use shoal::node::Stop;
+use shoal::server;
+use tokio::sync::mpsc;
+use tokio::time::Duration;
+use tokio_util::sync::CancellationToken;
+use turmoil::Sim;
+
+const PORT: u16 = 8001;
+/// When every simulation begins, in unix milliseconds: 2026-01-01.
+const EPOCH_MS: u64 = 1_767_225_600_000;
+/// How finely time passes; also the least a message takes.
+const TICK: Duration = Duration::from_millis(1);
+const LATENCY: [Duration; 2] = [Duration::from_micros(200), Duration::from_millis(3)];
+/// Segments or datagrams that may wait at a socket.
+const SOCKET_CAPACITY: usize = 4096;
+
+/// Simulated hosts, links and clocks, with a cluster on them.
+pub(crate) struct World {
+    sim: Sim<'static>,
+    seed: u64,
+    copies: u8,
+    hosts: Vec<Host>,
+    clients: IpAddr,
+    /// Ordered pairs of host numbers; the clients' is the last.
+    cuts: BTreeSet<(usize, usize)>,
+    datagrams: DatagramFaults,
+    /// Reasons why nodes gave up, which none should.
+    complaints: Rc<RefCell<Vec<String>>>,
+}
+
+struct Host {
+    address: SocketAddr,
+    launches: mpsc::UnboundedSender<Launch>,
+    launched: u64,
+    skew_ms: Arc<AtomicI64>,
+    process: Option<Running>,
+}
+
+struct Running {
+    process: Process,
+    leave: CancellationToken,
+}
+
+/// What a host needs to run a node.
+struct Launch {
+    process: Process,
+    config: Config,
+    wall: WallClock,
+    seed: u64,
+    leave: CancellationToken,
+    complaints: Rc<RefCell<Vec<String>>>,
+}
+
+impl World {
+    /// Hosts without any node on them yet.
+    pub(crate) fn new(seed: u64, nodes: usize, copies: u8) -> World {
+        let mut builder = turmoil::Builder::new();
+        builder
+            .rng_seed(seed)
+            .tick_duration(TICK)
+            .simulation_duration(Duration::from_secs(3600))
+            .min_message_latency(LATENCY[0])
+            .max_message_latency(LATENCY[1])
+            .tcp_capacity(SOCKET_CAPACITY)
+            .udp_capacity(SOCKET_CAPACITY)
+            .enable_random_order();
+        let mut sim = builder.build();
+        let hosts = (1..=nodes).map(|number| Host::new(&mut sim, &format!("node{number}"))).collect();
+        let clients = sim.lookup("clients");
+        World {
+            sim,
+            seed,
+            copies,
+            hosts,
+            clients,
+            cuts: BTreeSet::new(),
+            datagrams: DatagramFaults::default(),
+            complaints: Rc::default(),
+        }
+    }
+
+    /// Adds the host of the clients, and what runs there.
+    pub(crate) fn run_clients(&mut self, clients: impl Future<Output = turmoil::Result> + 'static) {
+        self.sim.client(self.clients, clients);
+    }
+
+    /// Lets a millisecond pass. True when the clients have ended.
+    pub(crate) fn step(&mut self) -> Result<bool, String> {
+        let ended = self.sim.step().map_err(|error| error.to_string())?;
+        self.complaints.borrow_mut().pop().map_or(Ok(ended), Err)
+    }
+
+    /// Milliseconds since the simulation began.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.sim.elapsed().as_millis() as u64
+    }
+
+    /// Where the nodes are, or would be.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.hosts.iter().map(|host| host.address).collect()
+    }
+
+    /// Starts a node with an empty memory; `seeds` are the hosts it joins by.
+    pub(crate) fn start(&mut self, node: usize, seeds: usize) {
+        let join = self.addresses()[..seeds].iter().map(ToString::to_string).collect();
+        let host = &mut self.hosts[node];
+        host.launched += 1;
+        let mut random = StdRng::seed_from_u64(self.seed ^ ((node as u64 + 1) << 48) ^ (host.launched << 32));
+        let (process, skew_ms) = (Process::new(random.random()), host.skew_ms.clone());
+        let running = Running { process: process.clone(), leave: CancellationToken::new() };
+        let launch = Launch {
+            process,
+            config: config(node, host.address, join, self.copies, &mut random),
+            wall: WallClock::new(move || {
+                let elapsed = turmoil::sim_elapsed().unwrap_or_default().as_millis() as u64;
+                (EPOCH_MS + elapsed).saturating_add_signed(skew_ms.load(Ordering::Relaxed))
+            }),
+            seed: random.random(),
+            leave: running.leave.clone(),
+            complaints: self.complaints.clone(),
+        };
+        host.process = Some(running);
+        // Fails when the host is gone, with the whole simulation.
+        let _ = host.launches.send(launch);
+        self.tell_of_datagrams();
+    }
+
+    /// Kills a node, if there is one.
+    pub(crate) fn kill(&mut self, node: usize) {
+        if let Some(running) = self.hosts[node].process.take() {
+            running.process.kill();
+        }
+    }
+
+    /// Stops a node like SIGSTOP, or lets it go on.
+    pub(crate) fn pause(&mut self, node: usize, paused: bool) {
+        match &self.hosts[node].process {
+            Some(running) if paused => running.process.stop(),
+            Some(running) => running.process.resume(),
+            None => {}
+        }
+    }
+
+    /// Tells a node to leave the cluster.
+    pub(crate) fn leave(&mut self, node: usize) {
+        if let Some(running) = &self.hosts[node].process {
+            running.leave.cancel();
+        }
+    }
+
+    /// Sets how far a node's clock is off.
+    pub(crate) fn set_skew(&mut self, node: usize, ms: i64) {
+        self.hosts[node].skew_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// Sets what happens to all datagrams.
+    pub(crate) fn set_datagram_faults(&mut self, faults: DatagramFaults) {
+        self.datagrams = faults;
+        self.tell_of_datagrams();
+    }
+
+    /// Sets which pairs of nodes are cut, and which nodes from everything.
+    ///
+    /// What TCP has under way across a cut waits for its end, as retransmission would have it; datagrams are lost.
+    pub(crate) fn set_cuts(
+        &mut self,
+        pairs: impl IntoIterator<Item = (usize, usize)>,
+        silent: &BTreeSet<usize>,
+    ) {
+        let ips: Vec<IpAddr> =
+            self.hosts.iter().map(|host| host.address.ip()).chain([self.clients]).collect();
+        let mut wanted: BTreeSet<_> = pairs.into_iter().collect();
+        for &node in silent {
+            wanted.extend((0..ips.len()).filter(|other| *other != node).flat_map(|o| [(node, o), (o, node)]));
+        }
+        for a in 0..ips.len() {
+            for b in a + 1..ips.len() {
+                let of = |cuts: &BTreeSet<_>| (cuts.contains(&(a, b)), cuts.contains(&(b, a)));
+                if of(&self.cuts) != of(&wanted) {
+                    self.set_cut((ips[a], ips[b]), of(&wanted));
+                }
+            }
+        }
+        self.cuts = wanted;
+        self.tell_of_datagrams();
+    }
+
+    fn set_cut(&self, (a, b): (IpAddr, IpAddr), cut: (bool, bool)) {
+        self.sim.release(a, b);
+        if cut == (false, false) {
+            return;
+        }
+        self.sim.hold(a, b);
+        let (open_from, open_to) = match cut {
+            (false, _) => (a, b),
+            (_, false) => (b, a),
+            _ => return,
+        };
+        self.sim.repair_oneway(open_from, open_to);
+        self.sim.links(|links| {
+            for sent in links.flatten().filter(|sent| sent.pair().0.ip() == open_from) {
+                if sent.pair().1.ip() == open_to {
+                    sent.deliver();
+                }
+            }
+        });
+    }
+
+    fn tell_of_datagrams(&self) {
+        for (number, host) in self.hosts.iter().enumerate() {
+            let from_here = self.cuts.iter().filter(|(from, to)| *from == number && *to < self.hosts.len());
+            let unreachable = from_here.map(|(_, to)| self.hosts[*to].address.ip()).collect();
+            if let Some(running) = &host.process {
+                running.process.set_datagram_faults(DatagramFaults { unreachable, ..self.datagrams.clone() });
+            }
+        }
+    }
+}
+
+impl Host {
+    fn new(sim: &mut Sim<'static>, name: &str) -> Host {
+        let address = SocketAddr::new(sim.lookup(name), PORT);
+        let (launches, inbox) = mpsc::unbounded_channel();
+        // The simulation could start the host again; this one never has it crash.
+        let inbox = RefCell::new(Some(inbox));
+        sim.host(name, move || supervise(inbox.borrow_mut().take()));
+        Host { address, launches, launched: 0, skew_ms: Arc::default(), process: None }
+    }
+}
+
+/// The host's software: runs one node after another.
+async fn supervise(launches: Option<mpsc::UnboundedReceiver<Launch>>) -> turmoil::Result {
+    let mut launches = launches.ok_or("a host runs once")?;
+    while let Some(launch) = launches.recv().await {
+        let process = launch.process.clone();
+        tokio::task::spawn_local(process.run(run(launch)));
+    }
+    Ok(())
+}
+
+async fn run(launch: Launch) {
+    let Launch { config, wall, seed, leave, complaints, .. } = launch;
+    let complain = |reason: String| complaints.borrow_mut().push(reason);
+    let bound = match server::bind(config.listen).await {
+        Ok(bound) => bound,
+        Err(error) => return complain(error.to_string()),
+    };
+    let server = server::start(config, bound, wall, &mut StdRng::seed_from_u64(seed));
+    tokio::select! {
+        biased;
+        () = leave.cancelled() => {}
+        stop = server.stop_wanted() => {
+            if let Stop::Fatal(reason) = stop {
+                return complain(reason);
+            }
+        }
+    }
+    server.shutdown().await;
+}
+
+fn config(node: usize, address: SocketAddr, join: Vec<String>, copies: u8, random: &mut StdRng) -> Config {
+    let args = NodeArgs {
+        listen: format!("0.0.0.0:{PORT}"),
+        advertise: Some(address.to_string()),
+        id: Some(format!("node{}", node + 1)),
+        join,
+        cluster: "simulated".into(),
+        copies: copies.to_string(),
+        max_memory: "16MiB".into(),
+        max_value_size: "64KiB".into(),
+        detection: DetectionArg::Lan,
+        log_format: None,
+        log: "info".into(),
+        access_log: false,
+    };
+    let mut config = Config::try_from(&args).expect("the flags are right");
+    // Those of the flags come from the system.
+    config.node.seed = random.random();
+    config.node.store.hash_seed = random.random();
+    config.gossip.seed = random.random();
+    config.link.seed = random.random();
+    config.http.link.seed = config.link.seed;
+    config
+}
