@@ -16,10 +16,10 @@ use crate::model::{NodeId, StoreConfig};
 use crate::node::NodeConfig;
 use crate::telemetry::LogFormat;
 
-/// How long one request may take in all.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a leaving node hands over its entries.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Less than this and a write cannot outlast an owner that falls silent; more and clients have long given up.
+const REQUEST_TIMEOUT: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(60)];
+/// Nobody waits an hour for a process to stop.
+const DRAIN_TIMEOUT: [Duration; 2] = [Duration::ZERO, Duration::from_secs(3600)];
 /// The most copies; more would make every write wait for a large part of the cluster.
 const COPIES_MAX: u8 = 8;
 /// A store smaller than this holds too little to be of use, and its bookkeeping would be most of it.
@@ -57,6 +57,12 @@ pub struct NodeArgs {
     /// How soon a silent node counts as dead: lan about 1 s, fast about half of that, relaxed for slow networks
     #[arg(long, value_name = "PROFILE", default_value = "lan", env = "SHOAL_DETECTION")]
     pub detection: DetectionArg,
+    /// How long one request may take in all, with every other node that it needs: 100ms to 60s
+    #[arg(long, value_name = "DURATION", default_value = "2s", env = "SHOAL_REQUEST_TIMEOUT")]
+    pub request_timeout: String,
+    /// How long a stopping node may hand over its entries before it exits all the same: 0s to 1h
+    #[arg(long, value_name = "DURATION", default_value = "30s", env = "SHOAL_DRAIN_TIMEOUT")]
+    pub drain_timeout: String,
     /// Shape of the logs [default: text on a terminal, else json]
     #[arg(long, value_name = "FORMAT", env = "SHOAL_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -166,11 +172,11 @@ impl TryFrom<&NodeArgs> for Config {
             listen,
             advertise,
             id: id.transpose()?,
-            drain_timeout: DRAIN_TIMEOUT,
+            drain_timeout: duration("drain-timeout", &args.drain_timeout, DRAIN_TIMEOUT)?,
             node: NodeConfig {
                 copies,
                 store: StoreConfig::for_resident(memory_bytes_max, value_bytes_max, random.random()),
-                request_timeout: REQUEST_TIMEOUT,
+                request_timeout: duration("request-timeout", &args.request_timeout, REQUEST_TIMEOUT)?,
                 seed,
                 seeds: args.join.clone(),
             },
@@ -240,6 +246,29 @@ fn size(flag: &'static str, text: &str) -> Result<usize, ConfigError> {
     })
 }
 
+/// A time out of "500ms", "2s", "1m" or "1h", within bounds.
+fn duration(
+    flag: &'static str,
+    text: &str,
+    [shortest, longest]: [Duration; 2],
+) -> Result<Duration, ConfigError> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit_ms = match unit.trim() {
+        "ms" => Some(1),
+        "s" => Some(1000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let ms = number.parse::<u64>().ok().zip(unit_ms).and_then(|(number, unit)| number.checked_mul(unit));
+    let given = ms.map(Duration::from_millis).filter(|given| (shortest..=longest).contains(given));
+    given.ok_or_else(|| {
+        let range = format!("from {shortest:?} to {longest:?}");
+        bad(flag, text, format!("must be a whole number of ms, s, m or h, {range}"))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -265,6 +294,16 @@ mod tests {
         assert_eq!(config.node.store.memory_bytes_max, 240 << 20);
         assert_eq!(config.http.value_bytes_max, 8 << 20);
         assert_eq!(config.gossip.detection, Detection::Lan);
+        assert_eq!(config.node.request_timeout, Duration::from_secs(2));
+        assert_eq!(config.drain_timeout, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn durations_have_a_unit() {
+        let config = parse(&["--request-timeout", "500ms", "--drain-timeout", "1m"]).unwrap();
+        assert_eq!(config.node.request_timeout, Duration::from_millis(500));
+        assert_eq!(config.drain_timeout, Duration::from_secs(60));
+        assert_eq!(parse(&["--drain-timeout", "0s"]).unwrap().drain_timeout, Duration::ZERO);
     }
 
     #[test]
@@ -279,6 +318,14 @@ mod tests {
             (
                 ["--max-memory", "10K"],
                 "--max-memory \"10K\": must be a number of bytes with or without KiB, MiB, GiB, KB, MB or GB",
+            ),
+            (
+                ["--request-timeout", "2"],
+                "--request-timeout \"2\": must be a whole number of ms, s, m or h, from 100ms to 60s",
+            ),
+            (
+                ["--drain-timeout", "2h"],
+                "--drain-timeout \"2h\": must be a whole number of ms, s, m or h, from 0ns to 3600s",
             ),
             (["--max-memory", "10KiB"], "--max-memory \"10KiB\": must be at least 1MiB"),
             (

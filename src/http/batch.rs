@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::error::ApiError;
 use super::request::{self, JsonValue};
-use super::{Edge, reply};
+use super::{Edge, condition, reply};
 use crate::link::BATCH_BYTES_MAX;
 use crate::model::{Condition, Key};
 use crate::node::Operation;
@@ -27,6 +27,8 @@ struct Batch {
 struct Item {
     op: String,
     key: String,
+    if_match: Option<String>,
+    if_none_match: Option<String>,
     #[serde(flatten)]
     value: JsonValue,
 }
@@ -77,10 +79,14 @@ pub(super) async fn serve(
 
 fn parse(item: Item, bytes_max: usize) -> Result<Operation, ApiError> {
     let key = Key::parse(item.key).map_err(|error| ApiError::invalid(error.to_string()))?;
+    let condition = condition::of_item(item.if_match.as_deref(), item.if_none_match.as_deref())?;
     match item.op.as_str() {
+        "get" if condition != Condition::Always => {
+            Err(ApiError::invalid("\"if_match\" and \"if_none_match\" go with \"put\" and \"delete\""))
+        }
         "get" => Ok(Operation::Get(key)),
-        "delete" => Ok(Operation::Delete(key, Condition::Always)),
-        "put" => Ok(Operation::Put(key, item.value.into_value(bytes_max)?, Condition::Always)),
+        "delete" => Ok(Operation::Delete(key, condition)),
+        "put" => Ok(Operation::Put(key, item.value.into_value(bytes_max)?, condition)),
         other => {
             Err(ApiError::invalid(format!("\"op\" is {other:?}; it must be \"get\", \"put\" or \"delete\"")))
         }

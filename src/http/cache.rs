@@ -8,9 +8,10 @@ use hyper::body::Incoming;
 use hyper::header::ACCEPT;
 use hyper::{Method, Request, Response};
 
+use super::condition::{self, ReadConditions, Verdict};
 use super::error::ApiError;
 use super::{Edge, reply, request};
-use crate::model::{Condition, Key};
+use crate::model::Key;
 use crate::node::{Done, NodeError, Operation, Outcome};
 use crate::telemetry::{self, Route};
 
@@ -46,7 +47,7 @@ async fn answer(
     request: Request<Incoming>,
     started: Instant,
 ) -> Result<Response<Full<Bytes>>, ApiError> {
-    let (operation, form) = read(edge, key, request).await?;
+    let (operation, form, conditions) = read(edge, key, request).await?;
     let result = match reach {
         Reach::Cluster => edge.node.perform(&operation).await,
         Reach::Here => edge
@@ -57,13 +58,23 @@ async fn answer(
     note(edge, &operation, &result, started.elapsed());
     let (done, _) = result?;
     let now_ms = edge.node.now_ms();
+    if let (Outcome::Hit(entry), Some(conditions)) = (&done.outcome, conditions) {
+        match conditions.judge(entry.version) {
+            Verdict::Send => {}
+            Verdict::NotModified => return Ok(reply::not_modified(entry, now_ms)),
+            Verdict::Failed => {
+                let reason = format!("the key has the version \"{}\"", entry.version);
+                return Err(NodeError::PreconditionFailed(reason).into());
+            }
+        }
+    }
     Ok(match (&done.outcome, form) {
         (Outcome::Hit(entry), Form::Accepted(accepted))
             if request::wants_raw(&accepted, entry.content_type.as_deref()) =>
         {
             reply::raw(entry, now_ms)
         }
-        (Outcome::Stored { version, .. }, Form::Raw) => reply::stored_raw(*version),
+        (Outcome::Stored { version, degraded }, Form::Raw) => reply::stored_raw(*version, *degraded),
         _ => reply::to_response(&operation, &done, now_ms),
     })
 }
@@ -80,19 +91,27 @@ enum Form {
 
 /// Takes what it needs out of a request and lets go of the rest: a request that is kept keeps the connection's read buffer
 /// with it, and the connection then allocates another one.
-async fn read(edge: &Edge, key: Key, request: Request<Incoming>) -> Result<(Operation, Form), ApiError> {
+async fn read(
+    edge: &Edge,
+    key: Key,
+    request: Request<Incoming>,
+) -> Result<(Operation, Form, Option<Box<ReadConditions>>), ApiError> {
     let (head, body) = request.into_parts();
     match head.method {
         Method::GET | Method::HEAD => {
             let accepted = head.headers.get(ACCEPT).and_then(|value| value.to_str().ok());
-            Ok((Operation::Get(key), accepted.map_or(Form::Json, |text| Form::Accepted(text.into()))))
+            let form = accepted.map_or(Form::Json, |text| Form::Accepted(text.into()));
+            Ok((Operation::Get(key), form, ReadConditions::of(&head.headers)?))
         }
-        Method::DELETE => Ok((Operation::Delete(key, Condition::Always), Form::Json)),
+        Method::DELETE => {
+            Ok((Operation::Delete(key, condition::of_delete(&head.headers)?), Form::Json, None))
+        }
         Method::PUT => {
             let is_json = request::content_type(&head.headers)? == Some("application/json");
             let bytes_max = edge.config.value_bytes_max;
             let new = request::new_value(&head.headers, head.uri.query(), body, bytes_max).await?;
-            Ok((Operation::Put(key, new, Condition::Always), if is_json { Form::Json } else { Form::Raw }))
+            let condition = condition::of_put(&head.headers)?;
+            Ok((Operation::Put(key, new, condition), if is_json { Form::Json } else { Form::Raw }, None))
         }
         other => Err(ApiError::method_not_allowed(format!("{other}; a key takes GET, HEAD, PUT and DELETE"))),
     }

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
@@ -15,6 +15,9 @@ use crate::node::{Done, NewValue, Operation, Outcome};
 
 /// What a value without a content type is when it leaves as raw bytes: it came in as a JSON string.
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
+
+/// What `"degraded": true` is in an answer without a body.
+const DEGRADED: HeaderName = HeaderName::from_static("shoal-degraded");
 
 pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
@@ -49,10 +52,21 @@ pub(super) fn raw(entry: &Entry, now_ms: u64) -> Response<Full<Bytes>> {
 }
 
 /// The answer to a PUT of raw bytes.
-pub(super) fn stored_raw(version: Version) -> Response<Full<Bytes>> {
+pub(super) fn stored_raw(version: Version, degraded: bool) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::NO_CONTENT;
     response.headers_mut().insert(ETAG, etag(version));
+    if degraded {
+        response.headers_mut().insert(DEGRADED, HeaderValue::from_static("true"));
+    }
+    response
+}
+
+/// The answer to a client that has this version already.
+pub(super) fn not_modified(entry: &Entry, now_ms: u64) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    add_entry_headers(&mut response, entry, now_ms);
     response
 }
 
@@ -63,7 +77,7 @@ pub(super) fn status(outcome: &Outcome) -> StatusCode {
     }
 }
 
-/// Appends the JSON body of one operation. In a batch it carries its own `status`.
+/// Appends the JSON body of one operation. In a batch it carries its own `status`, and what would be in headers.
 pub(super) fn write_body(
     out: &mut Vec<u8>,
     operation: &Operation,
@@ -100,7 +114,13 @@ pub(super) fn write_body(
         }
     }
     object.node_id(&done.node_id);
+    if let Outcome::Stored { degraded: true, .. } | Outcome::Deleted { degraded: true, .. } = &done.outcome {
+        object.field("degraded", &true);
+    }
     if let Some(status) = status {
+        if let Outcome::Hit(Entry { version, .. }) | Outcome::Stored { version, .. } = &done.outcome {
+            object.field("etag", &version.to_string());
+        }
         object.field("status", &status);
     }
     object.close();

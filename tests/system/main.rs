@@ -5,6 +5,7 @@
 
 mod cluster;
 mod command_line;
+mod conditional;
 mod events;
 mod failures;
 mod formation;
