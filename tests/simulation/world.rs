@@ -285,6 +285,8 @@ fn config(node: usize, address: SocketAddr, join: Vec<String>, copies: u8, rando
         max_memory: "16MiB".into(),
         max_value_size: "64KiB".into(),
         detection: DetectionArg::Lan,
+        request_timeout: "2s".into(),
+        drain_timeout: "4s".into(),
         log_format: None,
         log: "info".into(),
         access_log: false,
