@@ -6,6 +6,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -107,33 +109,40 @@ async fn wait(node: &Node, alone: bool, pause: Duration) {
     let _ = timeout(pause, peers_come).await;
 }
 
-/// Greets every seed that is not a peer. An error, for people, if none of them answered.
+/// Greets all seeds that are not peers at once, until one of them has answered. An error, for people, if none did.
 async fn greet_missing_seeds(node: &Node, peers: &[SocketAddr]) -> Result<(), String> {
-    let mut result = Ok(());
-    for seed in &node.0.config.seeds {
-        let addresses = match timeout(RESOLVE_TIMEOUT, lookup_host(seed.as_str())).await {
-            Ok(Ok(addresses)) => addresses.collect::<Vec<_>>(),
-            Ok(Err(error)) => {
-                result = Err(format!("{seed} cannot be resolved: {error}"));
-                continue;
-            }
-            Err(_) => {
-                result = Err(format!("{seed} cannot be resolved in {} s", RESOLVE_TIMEOUT.as_secs()));
-                continue;
-            }
-        };
-        for address in addresses {
-            if address == node.0.address || peers.contains(&address) {
-                continue;
-            }
-            match pull(node, address).await {
-                Ok(true) => node.0.gossip.announce(vec![address]).await,
-                Ok(false) => result = Err(format!("this node's name is still taken, says {address}")),
-                Err(reason) => result = Err(reason),
-            }
+    let mut greeting: FuturesUnordered<_> =
+        node.0.config.seeds.iter().map(|seed| greet_seed(node, seed, peers)).collect();
+    let mut failed = None;
+    while let Some(greeted) = greeting.next().await {
+        match greeted {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(reason) => failed = Some(reason),
         }
     }
-    result
+    failed.map_or(Ok(()), Err)
+}
+
+/// True if an address of the seed has answered, false if there was none to greet.
+async fn greet_seed(node: &Node, seed: &str, peers: &[SocketAddr]) -> Result<bool, String> {
+    let addresses = match timeout(RESOLVE_TIMEOUT, lookup_host(seed)).await {
+        Ok(Ok(addresses)) => addresses,
+        Ok(Err(error)) => return Err(format!("{seed} cannot be resolved: {error}")),
+        Err(_) => return Err(format!("{seed} cannot be resolved in {} s", RESOLVE_TIMEOUT.as_secs())),
+    };
+    let mut failed = None;
+    for address in addresses.filter(|address| *address != node.0.address && !peers.contains(address)) {
+        match pull(node, address).await {
+            Ok(true) => {
+                node.0.gossip.announce(vec![address]).await;
+                return Ok(true);
+            }
+            Ok(false) => failed = Some(format!("this node's name is still taken, says {address}")),
+            Err(reason) => failed = Some(reason),
+        }
+    }
+    failed.map_or(Ok(false), Err)
 }
 
 /// Takes in the member list of the node at `address`. False, and nothing taken, if this node's name stands in it for
