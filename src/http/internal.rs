@@ -113,6 +113,7 @@ async fn run_link(edge: Edge, upgrade: hyper::upgrade::OnUpgrade, bulk: bool) {
     let service = std::sync::Arc::new(edge.node.clone());
     let serving = link::serve(stream, &parts.read_buf, bulk, service, &edge.config.link, edge.node.metrics());
     tokio::select! {
+        biased;
         () = edge.stopping.cancelled() => {}
         served = serving => if let Err(reason) = served {
             edge.node.metrics().link_rejected.inc();

@@ -82,8 +82,9 @@ pub async fn serve(listener: TcpListener, node: Node, config: HttpConfig, stoppi
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            biased;
             () = stopping.cancelled() => break,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, _)) => {
@@ -142,6 +143,7 @@ async fn connection(stream: TcpStream, edge: Edge, router: Router) {
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let served = tokio::select! {
+        biased;
         served = connection.as_mut() => served,
         () = edge.stopping.cancelled() => {
             connection.as_mut().graceful_shutdown();

@@ -1,6 +1,6 @@
 //! The asking end of links: a pool with two connections per peer, opened when first needed and again when lost.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -33,7 +33,7 @@ const RESPONSE_BYTES_MAX: usize = 8 << 10;
 pub struct Pool {
     config: Arc<LinkConfig>,
     metrics: Arc<Metrics>,
-    peers: RwLock<HashMap<SocketAddr, Arc<Peer>>>,
+    peers: RwLock<BTreeMap<SocketAddr, Arc<Peer>>>,
 }
 
 impl Pool {

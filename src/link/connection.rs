@@ -3,7 +3,7 @@
 //! Two tasks: one writes whatever has gathered in one call, one reads replies and hands them to whoever waits. Invariant: an
 //! id is not used again while a request under it is outstanding, so that a late reply finds nobody and is dropped.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub(super) struct Connection {
 struct Queue {
     out: BytesMut,
     last_id: u32,
-    outstanding: HashMap<u32, oneshot::Sender<Replied>>,
+    outstanding: BTreeMap<u32, oneshot::Sender<Replied>>,
 }
 
 impl Connection {
@@ -187,6 +187,7 @@ impl Connection {
             }
             buffer.reserve(4 << 10);
             tokio::select! {
+                biased;
                 read = stream.read_buf(&mut buffer) => match read {
                     Ok(0) => break "the peer closed it".to_string(),
                     Ok(bytes) => {

@@ -70,6 +70,7 @@ where
         connection.flush(&mut stream, metrics).await?;
         buffer.reserve(4 << 10);
         tokio::select! {
+            biased;
             read = stream.read_buf(&mut buffer) => match read {
                 Ok(0) if buffer.is_empty() => return Ok(()),
                 Ok(0) => return Err("the peer closed the connection within a frame".into()),

@@ -1,6 +1,6 @@
 //! Follows the membership: keeps the table in step with the view, and tells what happened.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,12 +48,12 @@ fn take_up(node: &Node, members: &Members) {
 /// One that has left may still have answers under way, and something to hand over.
 fn close_unused_links(node: &Node) {
     let placement = node.0.placement.load();
-    let used: HashSet<_> = placement.addresses.values().copied().collect();
+    let used: BTreeSet<_> = placement.addresses.values().copied().collect();
     node.0.links.retain(|address| used.contains(address));
 }
 
 fn put_in_force<'a>(node: &Node, members: impl Iterator<Item = &'a Member>) {
-    let members: HashMap<NodeId, SocketAddr> =
+    let members: BTreeMap<NodeId, SocketAddr> =
         members.map(|member| (member.node_id.clone(), member.address)).collect();
     let old = node.0.placement.load_full();
     if old.goes_by(&members) {
@@ -83,8 +83,8 @@ fn put_in_force<'a>(node: &Node, members: impl Iterator<Item = &'a Member>) {
 fn departed(
     node: &Node,
     old: &Placement,
-    members: &HashMap<NodeId, SocketAddr>,
-) -> HashMap<NodeId, SocketAddr> {
+    members: &BTreeMap<NodeId, SocketAddr>,
+) -> BTreeMap<NodeId, SocketAddr> {
     let view = node.members();
     let mut departed = old.departed();
     let left = old.ring.members().iter().filter(|member| **member != node.0.id && view.get(member).is_none());

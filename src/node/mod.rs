@@ -17,7 +17,7 @@ mod serve;
 mod sync;
 mod vouch;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU8;
 use std::sync::Arc;
@@ -81,7 +81,7 @@ struct Inner {
     /// Whether nothing is dirty.
     clean: watch::Sender<bool>,
     view: watch::Receiver<Arc<Members>>,
-    contacts: Mutex<HashMap<NodeId, Contact>>,
+    contacts: Mutex<BTreeMap<NodeId, Contact>>,
     gossip: Gossip,
     links: Pool,
     metrics: Arc<Metrics>,
@@ -124,7 +124,7 @@ impl Node {
     ) -> Node {
         let identity = gossip.identity().clone();
         let alone = [(identity.node_id.clone(), identity.address)].into();
-        let placement = Placement::new(&identity.node_id, &alone, &HashMap::new(), config.copies, 0);
+        let placement = Placement::new(&identity.node_id, &alone, &BTreeMap::new(), config.copies, 0);
         placement.reconsider(true);
         let node = Node(Arc::new(Inner {
             versions: Clock::new(&identity.node_id),

@@ -3,7 +3,7 @@
 //! A node answers for a slot by itself while every member has said what it lacks (see [`Ledger`]), this slot is not among
 //! that, and the word of the slot's other owners has not run out. Invariant: a new table starts without anybody's word.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU8;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::model::{Ledger, NodeId, Ring, Slot, SlotSet};
 pub(super) struct Placement {
     pub(super) ring: Arc<Ring>,
     /// Of the members, this node among them, and of those that have left and still hand over what they hold.
-    pub(super) addresses: Arc<HashMap<NodeId, SocketAddr>>,
+    pub(super) addresses: Arc<BTreeMap<NodeId, SocketAddr>>,
     me: NodeId,
     /// Milliseconds since the process started, here as in all of this module.
     since_ms: u64,
@@ -36,8 +36,8 @@ impl Placement {
     /// The table of `members`. `departed` have left it and may still hold entries.
     pub(super) fn new(
         me: &NodeId,
-        members: &HashMap<NodeId, SocketAddr>,
-        departed: &HashMap<NodeId, SocketAddr>,
+        members: &BTreeMap<NodeId, SocketAddr>,
+        departed: &BTreeMap<NodeId, SocketAddr>,
         copies: NonZeroU8,
         now_ms: u64,
     ) -> Placement {
@@ -58,7 +58,7 @@ impl Placement {
     }
 
     /// Whether it is the table of exactly these members at these addresses.
-    pub(super) fn goes_by(&self, members: &HashMap<NodeId, SocketAddr>) -> bool {
+    pub(super) fn goes_by(&self, members: &BTreeMap<NodeId, SocketAddr>) -> bool {
         self.ring.members().len() == members.len()
             && members.iter().all(|(member, address)| {
                 self.place(member).is_some() && self.addresses.get(member) == Some(address)
@@ -72,7 +72,7 @@ impl Placement {
     }
 
     /// Those that have left and may still hold something.
-    pub(super) fn departed(&self) -> HashMap<NodeId, SocketAddr> {
+    pub(super) fn departed(&self) -> BTreeMap<NodeId, SocketAddr> {
         let heard = self.said.lock();
         let gone = self.others().filter(|(member, _)| self.place(member).is_none());
         let known = gone.filter(|(member, _)| heard.contains_key(*member));
