@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help build demo test fmt lint unit simulate doc bench bench-detect bench-memory clean
+.PHONY: help build demo test fmt lint unit simulate prove doc bench bench-detect bench-memory clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
@@ -27,6 +27,18 @@ unit: ## Unit, property, system and documentation tests
 
 simulate: ## Whole clusters on a simulated network: SEEDS=5000 of them, or one with its logs, SEED=17
 	$(CARGO) test --locked --features sim --test simulation -- --nocapture
+
+FAULTS := no-tombstones early-drop no-versions restart-is-renewal
+
+prove: ## Break the node on purpose, in four ways, and see that the simulation finds each
+	@for fault in $(FAULTS); do \
+	  echo "fault-$$fault:"; \
+	  if SEEDS=$(or $(SEEDS),200) UNTIL_FAILURE=1 $(CARGO) test --locked --features sim,fault-$$fault \
+	    --test simulation promises -- --nocapture >target/prove-$$fault.log 2>&1; \
+	  then echo "  NOT FOUND"; exit 1; \
+	  elif ! grep -aE "^[0-9]+ seeds in" -A4 target/prove-$$fault.log; \
+	  then tail -20 target/prove-$$fault.log; exit 1; fi; \
+	done
 
 doc: ## The API documentation, without warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items

@@ -198,6 +198,8 @@ pub enum Reply {
     Many(Vec<Outcome>),
     /// To [`Request::Copy`] and [`Request::Sync`]: all of them are held, in this or a newer version.
     Copied {
+        /// The table that this node goes by.
+        ring: Fingerprint,
         /// Those, by index, of which a newer version is held.
         stale: Vec<u32>,
     },

@@ -95,7 +95,8 @@ impl Ledger {
         ring: &Ring,
         now_ms: u64,
     ) -> Option<SlotSet> {
-        if self.given.get(member).is_none_or(|given| given.boot != boot) {
+        let is_same = |given: &Given| given.boot == boot || cfg!(feature = "fault-restart-is-renewal");
+        if !self.given.get(member).is_some_and(is_same) {
             let owned = Slot::all().filter(|slot| ring.owns(member, *slot)).collect();
             self.mark_all(&owned, member);
             self.given.insert(member.clone(), Given { boot, last: None });

@@ -18,7 +18,8 @@ use super::route::unexpected;
 use super::{NewValue, Node, NodeError, Operation, Outcome};
 use crate::link::{Claim, LinkError, RecordHead, Refusal, Reply, Request};
 use crate::model::{
-    Condition, Current, Entry, Evicted, Key, NodeId, Put, Record, Slot, StoreError, Tombstone, Version,
+    Condition, Current, Entry, Evicted, Fingerprint, Key, NodeId, Put, Record, Slot, StoreError, Tombstone,
+    Version,
 };
 
 /// How old the answers of the other owners may be when a node acts on them. No longer than an asker waits for a silent
@@ -36,8 +37,8 @@ struct Written {
 
 /// What a copy request came to.
 pub(super) enum Copied {
-    /// All are held; of these, by index, a newer version.
-    Held { stale: Vec<u32> },
+    /// All are held; of these, by index, a newer version. The member goes by this table.
+    Held { ring: Fingerprint, stale: Vec<u32> },
     /// The process is gone, and with it whatever it could have answered.
     Gone,
     /// It may be alive, without the copies.
@@ -169,18 +170,21 @@ impl Node {
             self.copy_to(member, Request::Copy, records, Instant::now() + patience).await
         });
         let copied = join_all(copying).await;
+        let here = placement.ring.fingerprint();
         let mut failed = Vec::new();
         let mut free_at_ms = 0;
         for ((member, indexes), copied) in targets.iter().zip(copied) {
             match copied {
-                Copied::Held { stale } => {
+                Copied::Held { ring, stale } => {
                     owed.forgive(member);
-                    for place in stale {
-                        let Some(&index) = indexes.get(place as usize) else { continue };
-                        // Newer than ours: written at the same time if we still have authority. If not, another owner
-                        // may have acted in our place, and ours must not pass for the later one.
+                    for (place, &index) in indexes.iter().enumerate() {
                         let slot = written[index].key.slot();
-                        if !placement.has_authority(slot, self.uptime_ms()) {
+                        // Newer than ours: written at the same time, if we still have authority. If not, others may have
+                        // acted in our place while we were stopped, and by another table: ours must not pass for the
+                        // later one.
+                        let is_elsewhere = ring != here && placement.ring.owns(member, slot);
+                        let is_doubtful = is_elsewhere || stale.contains(&(place as u32));
+                        if is_doubtful && !placement.has_authority(slot, self.uptime_ms()) {
                             failed.push((written[index].index, Refusal::NotSynced));
                         }
                     }
@@ -230,7 +234,7 @@ impl Node {
             reply = self.0.links.call(address, &request, &values, deadline).await;
         }
         match reply {
-            Ok((Reply::Copied { stale }, _)) => Copied::Held { stale },
+            Ok((Reply::Copied { ring, stale }, _)) => Copied::Held { ring, stale },
             Err(LinkError::Refused(_)) => Copied::Gone,
             Ok((other, _)) => {
                 tracing::warn!(%member, error = %unexpected(member, &other), "a copy was refused");
@@ -249,6 +253,11 @@ impl Node {
         for (index, head) in heads.into_iter().enumerate() {
             let (key, record) = record_from_wire(head, &mut values)?;
             self.see_clock(record.version().time());
+            if cfg!(feature = "fault-no-versions")
+                && let Some(held) = self.0.store.peek(&key, self.now_ms())
+            {
+                self.0.store.remove_version(&key, held.version());
+            }
             if self.keep(&key, record) {
                 stale.push(index as u32);
             }

@@ -83,7 +83,10 @@ fn refused(refusal: Refusal) -> Answer {
 
 fn copies(node: &Node, heads: Vec<RecordHead>, values: Bytes) -> Answer {
     match node.keep_copies(heads, values) {
-        Ok(stale) => Answer::Now(Reply::Copied { stale }, Vec::new()),
+        Ok(stale) => {
+            let ring = node.ring().fingerprint();
+            Answer::Now(Reply::Copied { ring, stale }, Vec::new())
+        }
         Err(refusal) => refused(refusal),
     }
 }

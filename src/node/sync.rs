@@ -109,6 +109,9 @@ pub(super) async fn tidy(node: Node) {
     loop {
         node.0.foreign.notified().await;
         loop {
+            if cfg!(feature = "fault-early-drop") {
+                drop_foreign(&node);
+            }
             if clean.wait_for(|clean| *clean).await.is_err() {
                 return;
             }
@@ -281,6 +284,16 @@ async fn hand_over(node: &Node, placement: &Placement) -> bool {
         }
     }
     true
+}
+
+/// A deliberate fault: drops what nobody has acknowledged.
+fn drop_foreign(node: &Node) {
+    let placement = node.0.placement.load_full();
+    for shard in 0..node.0.store.shards() {
+        for (key, version) in node.0.store.versions_in(shard, |slot| !placement.owns(slot), node.now_ms()) {
+            node.0.store.remove_version(&key, version);
+        }
+    }
 }
 
 /// The same for the same records in any order.

@@ -83,13 +83,14 @@ fn promises_hold_whatever_breaks() {
         return assert!(failed.is_none(), "seed {seed} fails");
     }
     let (seeds, first) = (from_environment("SEEDS").unwrap_or(SEEDS), from_environment("FIRST").unwrap_or(0));
+    let until_failure = std::env::var_os("UNTIL_FAILURE").is_some();
     let (next, failed, started) = (AtomicU64::new(first), Mutex::new(Vec::new()), Instant::now());
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= first + seeds {
+                    if seed >= first + seeds || (until_failure && !failed.lock().is_empty()) {
                         return;
                     }
                     if let Some(report) = failures(seed) {
@@ -100,7 +101,8 @@ fn promises_hold_whatever_breaks() {
             });
         }
     });
-    summarize(seeds, &failed.into_inner(), started.elapsed());
+    let tried = (next.into_inner() - first).min(seeds);
+    summarize(tried, &failed.into_inner(), started.elapsed());
 }
 
 fn summarize(seeds: u64, failed: &[Failed], took: Duration) {
