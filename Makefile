@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help build demo test fmt lint unit simulate prove doc bench bench-detect bench-memory clean
+.PHONY: help build demo test fmt lint unit simulate prove doc bench bench-detect bench-failure bench-memory clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
@@ -48,6 +48,9 @@ bench: ## CPU of a local and of a forwarded request beside a bare hyper server; 
 
 bench-detect: ## How soon every node knows of a death, at 5 and 20 nodes
 	$(CARGO) bench --locked --bench detect
+
+bench-failure: ## Clients' view of kills, stops, restarts, joins and a split; needs root for the split. FLAGS="kill join" for some
+	$(CARGO) bench --locked --bench failure -- $(FLAGS)
 
 bench-memory: ## Resident bytes of an entry, and whether the memory bound holds
 	$(CARGO) bench --locked --bench memory

@@ -50,7 +50,12 @@ pub(crate) struct Node {
 impl Node {
     /// Starts a node and waits until it says where it listens.
     pub(crate) fn start(binary: impl AsRef<Path>, id: &str, listen: &str, flags: &[&str]) -> Result<Node> {
-        let mut child = Command::new(binary.as_ref())
+        Node::launch(Command::new(binary.as_ref()), id, listen, flags)
+    }
+
+    /// Starts a node by a command that may stand in front of it.
+    pub(crate) fn launch(mut command: Command, id: &str, listen: &str, flags: &[&str]) -> Result<Node> {
+        let mut child = command
             .args(["node", "--log-format", "json", "--id", id, "--listen", listen])
             .args(flags)
             .stdin(Stdio::null())
@@ -110,6 +115,21 @@ pub(crate) fn exchange(
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or("an answer without an end of its head")?;
     Ok((head.into(), body.into()))
+}
+
+/// What `getconf CLK_TCK` says on every Linux: the unit of `/proc/<pid>/stat`.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// User and system time of all threads of these processes.
+pub(crate) fn cpu_seconds(pids: &[u32]) -> Result<f64> {
+    let mut ticks = 0;
+    for &pid in pids {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The name, in parentheses, may hold anything: count the fields after it.
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+        ticks += fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+    }
+    Ok(ticks as f64 / TICKS_PER_SECOND)
 }
 
 /// Looks every 20 ms until `condition` holds.

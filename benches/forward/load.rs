@@ -4,13 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::common::Result;
+use super::common::{Result, cpu_seconds};
 use super::{Subject, VALUE_BYTES};
 
 pub(crate) const CONNECTIONS: usize = 64;
-
-/// What `getconf CLK_TCK` says on every Linux: the unit of `/proc/<pid>/stat`.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 /// One round of one subject.
 pub(crate) struct Round {
@@ -37,14 +34,14 @@ impl Load {
     }
 
     pub(crate) fn run(&self, subject: &Subject) -> Result<Round> {
-        let before = ticks(&subject.pids)?;
+        let before = cpu_seconds(&subject.pids)?;
         let output = Command::new("wrk")
             .args(["--threads", "1", "--connections", &CONNECTIONS.to_string()])
             .args(["--duration", &self.seconds.to_string(), "--script"])
             .arg(&self.script)
             .args([&subject.url, "--", subject.method])
             .output()?;
-        let spent = ticks(&subject.pids)? - before;
+        let spent = cpu_seconds(&subject.pids)? - before;
         let text = String::from_utf8(output.stdout)?;
         let line = text.lines().find_map(|line| line.strip_prefix("measured "));
         let line = line.ok_or_else(|| {
@@ -58,7 +55,7 @@ impl Load {
         if requests == 0.0 || errors > 0.0 {
             return Err(format!("{}: {errors} of {requests} requests failed", subject.name).into());
         }
-        let cpu_us = spent as f64 / TICKS_PER_SECOND * 1e6 / requests;
+        let cpu_us = spent * 1e6 / requests;
         Ok(Round { cpu_us, per_second: requests / (duration_us / 1e6), p50_us, p99_us })
     }
 }
@@ -85,16 +82,4 @@ function done(summary, latency, requests)
 end
 "#
     )
-}
-
-/// User and system time of all threads of these processes.
-fn ticks(pids: &[u32]) -> Result<u64> {
-    let mut sum = 0;
-    for &pid in pids {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The name, in parentheses, may hold anything: count the fields after it.
-        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-        sum += fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    }
-    Ok(sum)
 }
