@@ -79,6 +79,15 @@ impl Promises {
             faults.iter().any(|fault| (*fault..*fault + SHOCK).contains(&(due + Duration::from_millis(100))))
         };
         let (calm, shock) = (seen.latencies(|due| !is_shock(due)), seen.latencies(is_shock));
+        if std::env::var_os("TIMELINE").is_some() {
+            for tenth in 0..300 {
+                let from = Duration::from_millis(tenth * 100);
+                let span = seen.latencies(|due| (from..from + Duration::from_millis(100)).contains(&due));
+                if span.quantile(0.98) > 20.0 {
+                    println!("    {:6.1} s after: p50 {:.1} p98 {:.1} max {:.1}", from.as_secs_f64() - faults[0].as_secs_f64(), span.median(), span.quantile(0.98), span.max());
+                }
+            }
+        }
         println!("  {} requests, {} failed", seen.answers.len(), seen.failures.len());
         println!(
             "  latency p50 {:.1} ms, p99 {:.1} ms; within 2 s of a fault p99 {:.1} ms, slowest {:.0} ms",
@@ -108,10 +117,11 @@ fn one_fault(blow: Blow) -> Result<Vec<String>> {
     let victim = 2;
     let load = Load::start(&keys, cluster.addresses_without(victim), PER_SECOND, false)?;
     sleep(CALM);
-    let (fault, struck) = (load.now(), Instant::now());
+    let (mut faults, struck) = (vec![load.now()], Instant::now());
     if blow == Blow::Stop {
         cluster.signal(victim, "STOP")?;
         sleep(Duration::from_secs(10));
+        faults.push(load.now());
         cluster.signal(victim, "CONT")?;
         // At once, from the node that was stopped: nothing that it missed.
         let reads = Load::start(&keys, vec![cluster.nodes[victim].address], 500.0, true)?;
@@ -134,7 +144,7 @@ fn one_fault(blow: Blow) -> Result<Vec<String>> {
         promises.keep(took <= REPLICATED_WITHIN, "two copies again within 10 s");
         sleep(CALM);
     }
-    promises.keep_under_load(&load.stop()?, &[fault]);
+    promises.keep_under_load(&load.stop()?, &faults);
     check_keys(&cluster, &keys, &mut promises)?;
     Ok(promises.0)
 }

@@ -21,6 +21,12 @@ pub struct Ledger {
     given: BTreeMap<NodeId, Given>,
 }
 
+impl Given {
+    fn is_under_another(&self, ring: Fingerprint) -> bool {
+        self.last.is_some_and(|(under, _)| under != ring)
+    }
+}
+
 /// What one member may lack.
 #[derive(Debug)]
 struct Debt {
@@ -100,6 +106,10 @@ impl Ledger {
             let owned = Slot::all().filter(|slot| ring.owns(member, *slot)).collect();
             self.mark_all(&owned, member);
             self.given.insert(member.clone(), Given { boot, last: None });
+        }
+        // It has another table now, and with it forgot what it was told under the former.
+        if let Some(given) = self.given.get_mut(member).filter(|given| given.is_under_another(theirs)) {
+            given.last = None;
         }
         let ours = ring.fingerprint();
         if theirs != ours || self.is_bound_elsewhere(Some(member), ours, now_ms) {
@@ -273,8 +283,10 @@ mod tests {
         assert!(at(&mut ledger, "d", &new, 1600), "what b was told has run out");
         let mut ledger = settled(&old, 1000);
         ledger.change_table(&id("a"), &old, &new);
-        assert!(at(&mut ledger, "b", &new, 1100), "b itself has changed");
-        assert!(at(&mut ledger, "d", &new, 1100));
+        ledger.vouch(&id("c"), 1, old.fingerprint(), &old, 1050).unwrap();
+        assert!(!at(&mut ledger, "b", &new, 1100), "c may still go by the old table");
+        assert!(at(&mut ledger, "c", &new, 1100), "b has asked under the new one, and forgot the old");
+        assert!(at(&mut ledger, "b", &new, 1100));
     }
 
     #[test]
