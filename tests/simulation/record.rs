@@ -203,14 +203,22 @@ impl History {
         found
     }
 
-    /// Every request to a node that was up ends in time.
+    /// Every request to a node that was up ends in time, and not with an error unless too much is wrong.
     fn check_answers(&self, schedule: &Schedule) -> Vec<Violation> {
-        let late = self.operations.iter().filter(|operation| {
+        let wrong = self.operations.iter().filter_map(|operation| {
             let (start, end) = operation.span();
             let up_to = end.min(start + ANSWER_MS_MAX);
-            end.saturating_sub(start) > ANSWER_MS_MAX && schedule.was_up(operation.node, start, up_to)
+            let is_late = end.saturating_sub(start) > ANSWER_MS_MAX;
+            let is_error = matches!(operation.outcome(), Some(Outcome::Unknown(_) | Outcome::NotSent));
+            let what = match (is_late, is_error && !schedule.is_too_much(start, up_to)) {
+                _ if !schedule.was_up(operation.node, start, up_to) => return None,
+                (true, _) => "no answer in time",
+                (_, true) => "an error although little is wrong",
+                _ => return None,
+            };
+            Some(Violation { key: operation.key, what: format!("{what}: {operation}") })
         });
-        late.map(|one| Violation { key: one.key, what: format!("no answer in time: {one}") }).collect()
+        wrong.collect()
     }
 
     fn check_key(&self, key: usize, schedule: &Schedule) -> Vec<Violation> {

@@ -95,7 +95,7 @@ impl Event {
 
     /// Whether it still matters at `ms`.
     fn is_felt_at(&self, ms: u64) -> bool {
-        self.overlaps(ms, ms) || (self.end_ms..=self.end_ms + SETTLE_MS).contains(&ms)
+        (self.start_ms..=self.end_ms + SETTLE_MS).contains(&ms)
     }
 }
 
@@ -207,24 +207,20 @@ impl Schedule {
     pub(crate) fn may_have_lost(&self, from_ms: u64, to_ms: u64) -> bool {
         self.events.iter().filter(|event| event.fault.down().is_some()).any(|event| {
             // A node that leaves takes its entries with it at the end, the others at once.
-            let at_ms =
-                if matches!(event.fault, Fault::Leave { .. }) { event.end_ms } else { event.start_ms };
-            event.start_ms <= to_ms && from_ms <= at_ms && self.is_too_much(event)
+            let leaves = matches!(event.fault, Fault::Leave { .. });
+            let at_ms = if leaves { event.end_ms } else { event.start_ms };
+            event.start_ms <= to_ms && from_ms <= at_ms && self.is_too_much(event.start_ms, at_ms)
         })
     }
 
     /// Whether as many nodes are down at once as there are copies, or the nodes are cut off from each other.
-    fn is_too_much(&self, event: &Event) -> bool {
-        let span = [
-            event.start_ms,
-            if matches!(event.fault, Fault::Leave { .. }) { event.end_ms } else { event.start_ms },
-        ];
-        let felt = |other: &&Event| {
-            other.overlaps(span[0], span[1]) || other.is_felt_at(span[0]) || other.is_felt_at(span[1])
-        };
-        let others: Vec<_> = self.events.iter().filter(felt).collect();
-        let down: BTreeSet<usize> = others.iter().filter_map(|other| other.fault.down()).collect();
-        down.len() >= usize::from(self.copies) || others.iter().any(|other| other.fault.is_cut())
+    pub(crate) fn is_too_much(&self, start_ms: u64, end_ms: u64) -> bool {
+        let felt = self
+            .events
+            .iter()
+            .filter(|event| event.start_ms <= end_ms && start_ms <= event.end_ms + SETTLE_MS);
+        let down: BTreeSet<usize> = felt.clone().filter_map(|event| event.fault.down()).collect();
+        down.len() >= usize::from(self.copies) || felt.clone().any(|event| event.fault.is_cut())
     }
 }
 
