@@ -78,6 +78,15 @@ impl Operation {
         self.end.as_ref().map(|(_, outcome)| outcome)
     }
 
+    /// The version that it made or found, and that version's value.
+    fn version(&self) -> Option<(&str, &str)> {
+        match (self.outcome()?, self.action.value()) {
+            (Outcome::Found { value, version }, _) => Some((version, value)),
+            (Outcome::Stored { version }, Some(value)) => Some((version, value)),
+            _ => None,
+        }
+    }
+
     /// When it was acknowledged, if it is a write that was.
     fn acknowledged(&self) -> Option<Moment> {
         match &self.end {
@@ -225,17 +234,27 @@ impl History {
         let operations: Vec<_> = self.operations.iter().filter(|operation| operation.key == key).collect();
         let writes: Vec<_> = operations.iter().copied().filter(|one| one.is_write_of(key)).collect();
         let mut found = Vec::new();
-        let mut values = BTreeMap::new();
-        for read in &operations {
-            let result = match read.outcome() {
-                Some(Outcome::Found { value, version }) => {
-                    let other = values.insert(version.clone(), value.clone());
-                    if other.as_ref().is_some_and(|other| other != value) {
-                        found.push(format!("two values of one version, the other is {other:?}: {read}"));
-                    }
-                    check_value(read, value, &writes, schedule)
+        let mut values: BTreeMap<&str, &str> = BTreeMap::new();
+        for operation in &operations {
+            let Some((version, value)) = operation.version() else { continue };
+            let other = values.insert(version, value);
+            if other.is_some_and(|other| other != value) {
+                found.push(format!("two values of one version, the other is {other:?}: {operation}"));
+            }
+        }
+        for operation in &operations {
+            let result = match (&operation.action, operation.outcome()) {
+                (Action::Get, Some(Outcome::Found { value, .. })) => {
+                    check_value(operation, value, &writes, schedule)
                 }
-                Some(Outcome::Missing) => check_miss(read, &writes, schedule),
+                // What was created was missing, and what was replaced was there: as if it had been read.
+                (Action::Get, Some(Outcome::Missing)) | (Action::Create(_), Some(Outcome::Stored { .. })) => {
+                    check_miss(operation, &writes, schedule)
+                }
+                (Action::Replace(_, version), Some(Outcome::Stored { .. })) => {
+                    let replaced = values.get(version.as_str()).copied().unwrap_or_default();
+                    check_value(operation, replaced, &writes, schedule)
+                }
                 _ => Ok(()),
             };
             found.extend(result.err());

@@ -28,7 +28,7 @@ const KEYS: usize = 20;
 /// Pauses of a client between two operations.
 const THINK_MS: std::ops::Range<u64> = 5..60;
 /// Share of the PUTs that carry a condition.
-const CONDITIONAL: f64 = 0.0;
+const CONDITIONAL: f64 = 0.3;
 
 /// What came of one simulation.
 pub(crate) struct Verdict {

@@ -89,13 +89,31 @@ fn a_write_of_unknown_outcome_may_come_at_any_time() {
 #[test]
 fn one_version_has_one_value() {
     let read = |at, value: &str| {
-        let found = Outcome::Found { value: value.into(), version: "1".into() };
+        let found = Outcome::Found { value: value.into(), version: "v".into() };
         (at, at + 1, Action::Get, found)
     };
     let both = [put(1, 9, "a"), put(1, 9, "b")];
     assert!(check(&[both[0].clone(), both[1].clone(), read(2, "a"), read(4, "a")], &[]).is_empty());
     let torn = check(&[both[0].clone(), both[1].clone(), read(2, "a"), read(4, "b")], &[]);
     assert_eq!(torn, ["two values of one version, the other is Some(\"a\")"]);
+}
+
+#[test]
+fn only_what_is_missing_is_created() {
+    let create =
+        |start, end| (start, end, Action::Create("c".into()), Outcome::Stored { version: "c".into() });
+    assert!(check(&[put(1, 2, "a"), delete(3, 4), create(5, 6)], &[]).is_empty());
+    assert_eq!(check(&[put(1, 2, "a"), create(5, 6)], &[]), ["acknowledged, yet a miss"]);
+}
+
+#[test]
+fn only_what_is_there_is_replaced() {
+    let replace = |start, end, old: &str, new: &str| {
+        (start, end, Action::Replace(new.into(), old.into()), Outcome::Stored { version: new.into() })
+    };
+    assert!(check(&[put(1, 2, "a"), replace(3, 4, "a", "b"), get(5, 6, "b")], &[]).is_empty());
+    let lost_update = [put(1, 2, "a"), replace(3, 4, "a", "b"), replace(5, 6, "a", "c")];
+    assert_eq!(check(&lost_update, &[]), ["stale"]);
 }
 
 #[test]

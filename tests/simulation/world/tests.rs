@@ -11,8 +11,8 @@ fn outcomes(strike: fn(&mut World, bool)) -> [[(Outcome, u64); 2]; 2] {
     (0..2).for_each(|node| world.start(node, 2));
     let (found, nodes) = (Rc::new(RefCell::new(Vec::new())), world.addresses());
     for start_ms in [1_100, 2_100] {
-        for node in 0..2 {
-            let (found, address) = (found.clone(), nodes[node]);
+        for (node, &address) in nodes.iter().enumerate() {
+            let found = found.clone();
             let ask = async move {
                 tokio::time::sleep(Duration::from_millis(start_ms)).await;
                 let outcome = Client::default().perform(address, 0, &Action::Get).await;
