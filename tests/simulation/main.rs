@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::record::Count;
+
 /// How many seeds a run tries, unless `SEEDS` says otherwise.
 const SEEDS: u64 = 200;
 /// How much of a failure is shown.
@@ -32,20 +34,22 @@ fn from_environment(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
 }
 
-/// What is wrong with a seed, if anything is.
-fn failures(seed: u64) -> Option<Failed> {
+/// Runs one seed and says what is wrong with it, if anything is.
+fn try_seed(seed: u64) -> (Count, Option<Failed>) {
     PANICS.take();
     let caught = std::panic::catch_unwind(|| run::run(seed));
     let panics = PANICS.take();
-    let (schedule, mut failures) = match caught {
-        Ok(verdict) => (verdict.schedule.to_string(), verdict.failures),
-        Err(_) => (String::new(), Vec::new()),
+    let (count, schedule, mut failures) = match caught {
+        Ok(verdict) => {
+            (verdict.history.count(&verdict.schedule), verdict.schedule.to_string(), verdict.failures)
+        }
+        Err(_) => (Count::default(), String::new(), Vec::new()),
     };
     failures.extend(panics);
     let kinds =
         failures.iter().map(|failure| failure.split([':', '\n']).next().unwrap_or_default().to_string());
     let failed = Failed { seed, schedule, kinds: kinds.collect(), failures };
-    (!failed.failures.is_empty()).then_some(failed)
+    (count, (!failed.failures.is_empty()).then_some(failed))
 }
 
 /// A seed that failed.
@@ -66,6 +70,14 @@ impl fmt::Display for Failed {
     }
 }
 
+/// What came of many seeds.
+#[derive(Default)]
+struct Tried {
+    seeds: u64,
+    count: Count,
+    failed: Vec<Failed>,
+}
+
 fn note_panics() {
     let shown = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -79,33 +91,39 @@ fn promises_hold_whatever_breaks() {
     note_panics();
     if let Some(seed) = from_environment("SEED") {
         run::show_logs();
-        let failed = failures(seed).map(|failed| eprintln!("{failed}"));
+        let (count, failed) = try_seed(seed);
+        eprintln!("{count:?}");
+        let failed = failed.map(|failed| eprintln!("{failed}"));
         return assert!(failed.is_none(), "seed {seed} fails");
     }
     let (seeds, first) = (from_environment("SEEDS").unwrap_or(SEEDS), from_environment("FIRST").unwrap_or(0));
     let until_failure = std::env::var_os("UNTIL_FAILURE").is_some();
-    let (next, failed, started) = (AtomicU64::new(first), Mutex::new(Vec::new()), Instant::now());
+    let (next, tried, started) = (AtomicU64::new(first), Mutex::new(Tried::default()), Instant::now());
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= first + seeds || (until_failure && !failed.lock().is_empty()) {
+                    if seed >= first + seeds || (until_failure && !tried.lock().failed.is_empty()) {
                         return;
                     }
-                    if let Some(report) = failures(seed) {
-                        eprintln!("{report}");
-                        failed.lock().push(report);
+                    let (count, failure) = try_seed(seed);
+                    let mut tried = tried.lock();
+                    tried.seeds += 1;
+                    tried.count += count;
+                    if let Some(failure) = failure {
+                        eprintln!("{failure}");
+                        tried.failed.push(failure);
                     }
                 }
             });
         }
     });
-    let tried = (next.into_inner() - first).min(seeds);
-    summarize(tried, &failed.into_inner(), started.elapsed());
+    summarize(&tried.into_inner(), started.elapsed());
 }
 
-fn summarize(seeds: u64, failed: &[Failed], took: Duration) {
+fn summarize(tried: &Tried, took: Duration) {
+    let Tried { seeds, count, failed } = tried;
     let mut seeds_of = BTreeMap::<&str, Vec<u64>>::new();
     for Failed { seed, kinds, .. } in failed {
         kinds.iter().for_each(|kind| seeds_of.entry(kind).or_default().push(*seed));
@@ -114,6 +132,7 @@ fn summarize(seeds: u64, failed: &[Failed], took: Duration) {
     for (kind, seeds) in seeds_of {
         eprintln!("{:5} {kind}: {:?}", seeds.len(), &seeds[..seeds.len().min(SEEDS_SHOWN)]);
     }
+    eprintln!("{count:?}");
     assert!(failed.is_empty(), "{} of {seeds} seeds fail", failed.len());
 }
 

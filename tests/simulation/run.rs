@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Instant;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -20,12 +21,14 @@ use crate::world::World;
 const FORM_MS: u64 = 4_000;
 const LOAD_MS: u64 = 22_000;
 const QUIET_MS: u64 = 20_000;
+/// What one simulation may take in real time; one takes about a second.
+const REAL_TIME_MAX: Duration = Duration::from_secs(60);
 const CLIENTS: usize = 4;
 const KEYS: usize = 20;
 /// Pauses of a client between two operations.
 const THINK_MS: std::ops::Range<u64> = 5..60;
 /// Share of the PUTs that carry a condition.
-const CONDITIONAL: f64 = 0.0;
+const CONDITIONAL: f64 = 0.3;
 
 /// What came of one simulation.
 pub(crate) struct Verdict {
@@ -65,8 +68,11 @@ fn drive(world: &mut World, schedule: &Schedule) -> Result<(), String> {
     for node in 0..schedule.nodes {
         world.start(node, schedule.nodes);
     }
-    let mut felt = vec![false; schedule.events.len()];
+    let (mut felt, started) = (vec![false; schedule.events.len()], Instant::now());
     loop {
+        if started.elapsed() > REAL_TIME_MAX {
+            return Err(format!("busy without end: {} s were simulated so far", world.now_ms() / 1000));
+        }
         let now_ms = world.now_ms().checked_sub(FORM_MS);
         for (number, event) in schedule.events.iter().enumerate() {
             let is_felt = now_ms.is_some_and(|now| (event.start_ms..event.end_ms).contains(&now));

@@ -95,7 +95,7 @@ impl Event {
 
     /// Whether it still matters at `ms`.
     fn is_felt_at(&self, ms: u64) -> bool {
-        self.overlaps(ms, ms) || (self.end_ms..=self.end_ms + SETTLE_MS).contains(&ms)
+        (self.start_ms..=self.end_ms + SETTLE_MS).contains(&ms)
     }
 }
 
@@ -207,24 +207,20 @@ impl Schedule {
     pub(crate) fn may_have_lost(&self, from_ms: u64, to_ms: u64) -> bool {
         self.events.iter().filter(|event| event.fault.down().is_some()).any(|event| {
             // A node that leaves takes its entries with it at the end, the others at once.
-            let at_ms =
-                if matches!(event.fault, Fault::Leave { .. }) { event.end_ms } else { event.start_ms };
-            event.start_ms <= to_ms && from_ms <= at_ms && self.is_too_much(event)
+            let leaves = matches!(event.fault, Fault::Leave { .. });
+            let at_ms = if leaves { event.end_ms } else { event.start_ms };
+            event.start_ms <= to_ms && from_ms <= at_ms && self.is_too_much(event.start_ms, at_ms)
         })
     }
 
     /// Whether as many nodes are down at once as there are copies, or the nodes are cut off from each other.
-    fn is_too_much(&self, event: &Event) -> bool {
-        let span = [
-            event.start_ms,
-            if matches!(event.fault, Fault::Leave { .. }) { event.end_ms } else { event.start_ms },
-        ];
-        let felt = |other: &&Event| {
-            other.overlaps(span[0], span[1]) || other.is_felt_at(span[0]) || other.is_felt_at(span[1])
-        };
-        let others: Vec<_> = self.events.iter().filter(felt).collect();
-        let down: BTreeSet<usize> = others.iter().filter_map(|other| other.fault.down()).collect();
-        down.len() >= usize::from(self.copies) || others.iter().any(|other| other.fault.is_cut())
+    pub(crate) fn is_too_much(&self, start_ms: u64, end_ms: u64) -> bool {
+        let felt = self
+            .events
+            .iter()
+            .filter(|event| event.start_ms <= end_ms && start_ms <= event.end_ms + SETTLE_MS);
+        let down: BTreeSet<usize> = felt.clone().filter_map(|event| event.fault.down()).collect();
+        down.len() >= usize::from(self.copies) || felt.clone().any(|event| event.fault.is_cut())
     }
 }
 
@@ -240,84 +236,4 @@ impl fmt::Display for Schedule {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn schedule(events: &[(Fault, u64, u64)]) -> Schedule {
-        let events = events.iter().map(|(fault, start_ms, end_ms)| Event {
-            fault: fault.clone(),
-            start_ms: *start_ms,
-            end_ms: *end_ms,
-        });
-        Schedule { nodes: 4, copies: 2, events: events.collect() }
-    }
-
-    const CRASH_0: Fault = Fault::Crash { node: 0 };
-    const CRASH_1: Fault = Fault::Crash { node: 1 };
-    const PAUSE_1: Fault = Fault::Pause { node: 1 };
-    const CUT: Fault = Fault::OneAgainstAll { node: 2 };
-
-    #[test]
-    fn one_fault_that_is_no_cut_excuses_nothing() {
-        let faults = [
-            CRASH_0,
-            PAUSE_1,
-            Fault::PowerCut { node: 1 },
-            Fault::Leave { node: 1 },
-            Fault::Join { node: 4 },
-            Fault::Skew { node: 0, ms: 300_000 },
-            Fault::Datagrams { loss: 0.1, duplication: 0.1, corruption: 0.1 },
-        ];
-        for fault in faults {
-            let schedule = schedule(&[(fault, 1_000, 3_000)]);
-            assert!(schedule.must_see((900, 950), (1_500, 1_600)));
-            assert!(schedule.must_see((1_500, 1_600), (2_000, 2_100)));
-        }
-    }
-
-    #[test]
-    fn two_nodes_down_at_once_excuse_what_was_written_before_and_nothing_else() {
-        let both = schedule(&[(CRASH_0, 1_000, 3_000), (CRASH_1, 12_000, 13_000)]);
-        assert!(both.must_see((2_000, 2_100), (11_000, 11_100)), "before the second");
-        assert!(!both.must_see((2_000, 2_100), (12_500, 12_600)), "after it");
-        assert!(!both.must_see((11_950, 12_050), (40_000, 40_100)), "written in that moment");
-        assert!(both.must_see((12_100, 12_200), (12_500, 12_600)), "written after it");
-        let apart = schedule(&[(CRASH_0, 1_000, 3_000), (CRASH_1, 13_100, 14_000)]);
-        assert!(apart.must_see((2_000, 2_100), (13_500, 13_600)));
-        let three_copies = Schedule { copies: 3, ..both };
-        assert!(three_copies.must_see((2_000, 2_100), (12_500, 12_600)));
-    }
-
-    #[test]
-    fn a_pause_during_a_crash_counts_as_two_down() {
-        let schedule = schedule(&[(PAUSE_1, 1_000, 3_000), (CRASH_0, 2_000, 2_100)]);
-        assert!(!schedule.must_see((500, 600), (2_500, 2_600)));
-        assert!(schedule.must_see((500, 600), (1_500, 1_600)));
-    }
-
-    #[test]
-    fn a_cut_excuses_reads_and_writes_until_it_is_settled() {
-        let schedule = schedule(&[(CUT, 1_000, 3_000)]);
-        assert!(schedule.must_see((100, 200), (800, 900)), "before");
-        assert!(!schedule.must_see((100, 200), (900, 1_100)), "a read that meets it");
-        assert!(!schedule.must_see((100, 200), (12_000, 12_100)), "a read before it is settled");
-        assert!(schedule.must_see((100, 200), (13_100, 13_200)), "a write from before it has survived it");
-        assert!(!schedule.must_see((2_000, 2_100), (20_000, 20_100)), "a write on one side may have lost");
-        assert!(schedule.must_see((13_100, 13_200), (20_000, 20_100)), "after");
-    }
-
-    #[test]
-    fn a_crash_during_a_cut_may_take_the_only_copy() {
-        let schedule = schedule(&[(CUT, 1_000, 3_000), (CRASH_0, 2_000, 2_500)]);
-        assert!(!schedule.must_see((100, 200), (20_000, 20_100)));
-        assert!(schedule.must_see((13_100, 13_200), (20_000, 20_100)));
-    }
-
-    #[test]
-    fn the_same_seed_gives_the_same_schedule() {
-        assert_eq!(Schedule::generate(7, 20_000), Schedule::generate(7, 20_000));
-        let all: Vec<_> = (0..200).flat_map(|seed| Schedule::generate(seed, 20_000).events).collect();
-        let has = |wanted: &dyn Fn(&Fault) -> bool| all.iter().any(|event| wanted(&event.fault));
-        assert!(has(&|fault| matches!(fault, Fault::Leave { .. })) && has(&|fault| fault.is_cut()));
-    }
-}
+mod tests;

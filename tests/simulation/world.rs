@@ -300,3 +300,6 @@ fn config(node: usize, address: SocketAddr, join: Vec<String>, copies: u8, rando
     config.http.link.seed = config.link.seed;
     config
 }
+
+#[cfg(test)]
+mod tests;
