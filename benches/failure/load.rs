@@ -153,6 +153,8 @@ async fn work(shared: Arc<Shared>, worker: usize, started: Instant) {
         let spread = (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let target = {
             let targets = shared.targets.read();
+            // A node that stops, or has been started again, has closed them.
+            connections.retain(|target, _| targets.contains(target));
             targets[spread as usize % targets.len()]
         };
         let mut key = spread as usize % shared.keys.count();

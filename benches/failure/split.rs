@@ -153,8 +153,8 @@ impl Net {
     }
 
     fn cut(&self) -> Result<()> {
-        let rules = "table inet cut { chain in { type filter hook input priority 0; iifname across drop; } \
-                     chain out { type filter hook output priority 0; oifname across drop; } }";
+        let rules = "table inet cut { chain in { type filter hook input priority 0; iifname across drop; }; \
+                     chain out { type filter hook output priority 0; oifname across drop; }; }";
         run_in(SIDES[0].0, &["nft", rules])
     }
 
