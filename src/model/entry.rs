@@ -1,7 +1,7 @@
-//! Owns what is stored under a key, as the rest of the node sees it.
+//! Owns what is stored under a key, as the rest of the node sees it: a value, or that it was deleted.
 //!
-//! How an entry lies in memory is the store's affair. Invariant: an entry is whole, with the version of the
-//! one write it comes from.
+//! How they lie in memory is the store's affair. Invariant: a record is whole, with the version of the one write it
+//! comes from.
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,10 +38,15 @@ impl Tombstone {
     /// What an entry leaves when its time is over: without it, an older version that comes late would be visible again.
     /// None if it is so old that nothing older is under way.
     pub(super) fn of_expired(version: Version, now_ms: u64) -> Option<Tombstone> {
-        let end = version.millis().saturating_add(Tombstone::LIFE_MS);
-        // A version may come from a clock that is ahead.
-        let expires_at_ms = end.min(now_ms.saturating_add(Tombstone::LIFE_MS));
-        (expires_at_ms > now_ms).then_some(Tombstone { version, expires_at_ms })
+        let expires_at_ms = version.millis() + Tombstone::LIFE_MS;
+        Tombstone { version, expires_at_ms }.standing(now_ms)
+    }
+
+    /// As it is to be kept, if its time is not over. A node whose clock is wrong may have given it an end far ahead: it is
+    /// remembered for [`Tombstone::LIFE_MS`] from now at most.
+    pub(super) fn standing(self, now_ms: u64) -> Option<Tombstone> {
+        let expires_at_ms = self.expires_at_ms.min(now_ms.saturating_add(Tombstone::LIFE_MS));
+        (!is_over(Some(expires_at_ms), now_ms)).then_some(Tombstone { expires_at_ms, ..self })
     }
 }
 

@@ -21,5 +21,5 @@ pub use ledger::Ledger;
 pub use members::{Change, Counts, Member, Members, Seen, Status};
 pub use ring::{Fingerprint, FingerprintError, Ring};
 pub use slots::SlotSet;
-pub use store::{Current, Evicted, Lookup, Put, Store, StoreConfig, StoreError, Written};
+pub use store::{Current, Evicted, Lookup, Put, Store, StoreConfig, StoreError, Swept, Written};
 pub use version::{Clock, Observed, Version, VersionError};

@@ -2,38 +2,41 @@
 //!
 //! Does not count hits or evictions (it tells the caller), does not know what the node should hold, and takes
 //! the time as an argument. Invariant: what [`Store::bytes`] says never exceeds the budget, and the version
-//! of a key never goes back while the key is there.
+//! of a key never goes back while the key is remembered: as long as it is there, and for [`Tombstone::LIFE_MS`](super::Tombstone::LIFE_MS) after the
+//! write that deleted it or whose time is over.
 //!
-//! A key that was deleted, or whose entry's time is over, is remembered for ten minutes as a tombstone, so that no older
-//! version of it comes back; tombstones have a small budget of their own within the bound.
+//! Remembered is a key that is gone by its tombstone, which has the version of that write and is copied between nodes as
+//! entries are. Tombstones have a budget of their own within the bound, of a thirty-second part; beyond it those that end
+//! first are forgotten early. Neither tombstones nor entries are given up for the other.
 //!
 //! It is cut into shards by slot, each one LRU behind a short lock. Bytes are counted as they are taken from
 //! the machine, so that resident memory follows the budget: see `store/cost.rs`.
 
 mod cost;
+mod entries;
+mod facts;
 mod hasher;
 mod item;
 mod peek;
 mod shard;
 mod tombstones;
 
-use std::{
-    ops::AddAssign,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+pub use self::facts::{Current, Evicted, Lookup, Put, StoreError, Swept, Written};
 use self::{
     item::Item,
     shard::{New, Shard},
 };
-use super::{Entry, Key, Record, Slot, Version, mix};
+use super::{Key, Record, Slot, Version, mix};
 
 /// How much a store may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreConfig {
-    /// Everything the entries take: keys, values, tables, the allocator's rounding. The process adds its own.
+    /// Everything the entries take: keys, values, tables, the allocator's rounding. A thirty-second of it is for tombstones:
+    /// 136 of them to a MiB with keys of 16 bytes. The process adds its own.
     pub memory_bytes_max: usize,
     /// The longest value. A store has fewer shards where this is large: an entry must fit its shard four
     /// times.
@@ -62,88 +65,6 @@ pub struct Store {
     swept: AtomicUsize,
 }
 
-/// What a put did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Put {
-    /// It is there now.
-    Stored {
-        /// What had to go for it.
-        evicted: Evicted,
-        /// Whether there was a live entry of an older version.
-        replaced: bool,
-    },
-    /// What is kept is as new or newer; nothing changed.
-    Stale {
-        /// Its version.
-        held: Version,
-    },
-}
-
-/// What is kept under a key when it is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Current {
-    /// Its version.
-    pub version: Version,
-    /// Whether there is a value: not after a delete, and not when its time is over.
-    pub live: bool,
-}
-
-/// What a write did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Written {
-    /// The version it got.
-    pub version: Version,
-    /// Whether there was a value.
-    pub replaced: bool,
-    /// What had to go for it.
-    pub evicted: Evicted,
-}
-
-/// Entries that were given up for memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Evicted {
-    /// How many.
-    pub entries: usize,
-    /// The memory they had taken.
-    pub bytes: usize,
-    /// How many tombstones: deletes, and entries whose time was over, that are forgotten early.
-    pub tombstones: usize,
-}
-
-impl AddAssign for Evicted {
-    fn add_assign(&mut self, more: Evicted) {
-        self.entries += more.entries;
-        self.bytes += more.bytes;
-        self.tombstones += more.tombstones;
-    }
-}
-
-/// Why an entry was not stored. Nothing changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
-    /// The value is longer than allowed, or the entry would not fit a shard even alone.
-    #[error("the entry takes {bytes} bytes, at most {bytes_max} are accepted")]
-    TooLarge {
-        /// Of the value, or of the entry with its overhead.
-        bytes: usize,
-        /// What is accepted of the same.
-        bytes_max: usize,
-    },
-}
-
-/// What a get found.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Lookup {
-    /// A live entry.
-    Hit(Entry),
-    /// An entry whose time was over; it has been removed.
-    Expired,
-    /// Nothing since the delete of that version.
-    Deleted(Version),
-    /// Nothing.
-    Miss,
-}
-
 /// More shards would hardly meet less often, and each has a table that is up to half empty. Not a power of
 /// two: slots spread as well over any number, and with 36 the tables of a million entries are 85 % full,
 /// where 32 or 64 would have just doubled theirs.
@@ -152,7 +73,7 @@ const SHARDS_MAX: usize = 36;
 /// How many of the largest entries a shard should have room for.
 const ENTRIES_PER_SHARD_MIN: usize = 4;
 
-/// How many entries a sweep frees under one lock: some ten microseconds.
+/// How many entries and tombstones a sweep frees under one lock: some ten microseconds.
 const SWEEP_STEP: usize = 64;
 
 impl Store {
@@ -178,13 +99,17 @@ impl Store {
         self.shard(key).lock().get(key, now_ms)
     }
 
-    /// What is kept under a key, a value or a tombstone, unless its time is over. Leaves recency alone.
+    /// What is kept under a key, unless its time is over: a value, or a tombstone, which is also what an entry whose own time
+    /// is over counts as. Leaves recency alone.
     pub fn peek(&self, key: &Key, now_ms: u64) -> Option<Record> {
-        self.shard(key).lock().peek_record(key, now_ms)
+        self.shard(key).lock().peek(key, now_ms)
     }
 
-    /// Keeps a record unless what is there is of the same or a newer version, over or not. In whatever order and however
-    /// often the same records come, the newest remains; if its time is over, nothing older is visible.
+    /// Keeps a record unless what is there is of the same or a newer version. In whatever order and however often the same
+    /// records come, the newest remains; if its time is over, nothing older is visible for [`Tombstone::LIFE_MS`] after it
+    /// was written.
+    ///
+    /// [`Tombstone::LIFE_MS`]: super::Tombstone::LIFE_MS
     ///
     /// # Errors
     /// [`StoreError::TooLarge`].
@@ -209,11 +134,14 @@ impl Store {
         let mut new = self.prepare(key, record)?;
         let mut shard = self.shard(key).lock();
         let current = shard.current(key, now_ms);
-        let version = match decide(current) {
+        let mut version = match decide(current) {
             Ok(version) => version,
             Err(refused) => return Ok(Err(refused)),
         };
-        debug_assert!(current.is_none_or(|current| current.version < version), "a write must be newer");
+        if let Some(held) = current.map(|current| current.version).filter(|held| version <= *held) {
+            debug_assert!(false, "{version} is to be written over {held}, which is not older");
+            version = held.next(version.node());
+        }
         new.set_version(version);
         let evicted = shard.replace(key, new, now_ms);
         Ok(Ok(Written { version, replaced: current.is_some_and(|current| current.live), evicted }))
@@ -258,27 +186,27 @@ impl Store {
         self.shards.get(shard).map(|shard| shard.lock().versions(wanted, now_ms)).unwrap_or_default()
     }
 
-    /// Frees up to `limit` expired entries and tombstones and says how many entries, holding a lock for a small step at a
-    /// time. The next call goes on at the shard where this one ended.
-    pub fn sweep(&self, now_ms: u64, limit: usize) -> usize {
-        let mut freed = 0;
+    /// Frees up to `limit` entries and tombstones whose time is over, holding a lock for a small step at a time. The next call
+    /// goes on at the shard where this one ended.
+    pub fn sweep(&self, now_ms: u64, limit: usize) -> Swept {
+        let mut swept = Swept::default();
         let start = self.swept.load(Ordering::Relaxed);
         for turn in 0..self.shards.len() {
             let at = (start + turn) % self.shards.len();
             loop {
-                let step = SWEEP_STEP.min(limit - freed);
+                let step = SWEEP_STEP.min(limit - swept.records());
                 let done = self.shards[at].lock().sweep(now_ms, step);
-                freed += done;
-                if freed == limit {
+                swept += done;
+                if swept.records() == limit {
                     self.swept.store(at, Ordering::Relaxed);
-                    return freed;
+                    return swept;
                 }
-                if done < step {
+                if done.records() < step {
                     break;
                 }
             }
         }
-        freed
+        swept
     }
 
     /// Entries, those expired but not yet removed among them.

@@ -43,6 +43,11 @@ impl Version {
     pub fn node(self) -> u32 {
         self.node
     }
+
+    /// The first version of a node after this one.
+    pub(super) fn next(self, node: u32) -> Version {
+        Version { time: self.time.saturating_add(1), node }
+    }
 }
 
 const COUNTER_BITS: u32 = 16;
@@ -119,24 +124,23 @@ impl Clock {
         Version { time: next(last), node: self.node }
     }
 
-    /// A version that is also greater than `existing`. One that is far ahead of this clock does not drag it along: then the new
-    /// version is the next after it, and only that key is ahead.
+    /// A version that is greater than `existing`, too. One that is more than [`Clock::AHEAD_MS_MAX`] ahead leaves the clock
+    /// alone, so that a single key from a node with a wrong clock does not put all others ahead: the new version is the
+    /// next after it, and only that key is ahead.
     pub fn stamp_after(&self, now_ms: u64, existing: Option<Version>) -> Version {
-        if let Some(existing) = existing {
-            self.observe(existing.time, now_ms);
+        if let Some(existing) = existing.filter(|existing| existing.time <= limit_at(now_ms)) {
+            self.last.fetch_max(existing.time, Ordering::Relaxed);
         }
         let stamp = self.stamp(now_ms);
         match existing {
-            Some(existing) if existing >= stamp => {
-                Version { time: existing.time.saturating_add(1), node: self.node }
-            }
+            Some(existing) if existing >= stamp => existing.next(self.node),
             _ => stamp,
         }
     }
 
     /// Takes note of [`Version::time`] of a write stamped elsewhere.
     pub fn observe(&self, time: u64, now_ms: u64) -> Observed {
-        let limit = time_at(now_ms.saturating_add(Clock::AHEAD_MS_MAX));
+        let limit = limit_at(now_ms);
         self.last.fetch_max(time.min(limit), Ordering::Relaxed);
         if time > limit { Observed::Clamped } else { Observed::Accepted }
     }
@@ -145,6 +149,11 @@ impl Clock {
     pub fn latest(&self) -> u64 {
         self.last.load(Ordering::Relaxed)
     }
+}
+
+/// The greatest time that is believed of another node.
+fn limit_at(now_ms: u64) -> u64 {
+    time_at(now_ms.saturating_add(Clock::AHEAD_MS_MAX))
 }
 
 /// The first time of a millisecond; 48 bits last until the year 10889.
@@ -188,14 +197,19 @@ mod tests {
     #[test]
     fn a_key_far_ahead_is_overwritten_without_dragging_the_clock_along() {
         let clock = clock();
-        let far = Version::new(600_000 << 16, 7);
-        let over = clock.stamp_after(1_000, Some(far));
-        assert_eq!(over.time(), far.time() + 1);
-        assert!(clock.stamp(1_000).millis() <= 61_000);
-        let near = Version::new(2_000 << 16, 7);
-        let clock = self::clock();
+        let far = Version::new((61_000 << 16) + 1, 7);
+        let first = clock.stamp_after(1_000, Some(far));
+        assert_eq!(first, Version::new(far.time() + 1, clock.node));
+        assert_eq!(clock.stamp_after(1_000, Some(first)).time(), far.time() + 2);
+        assert_eq!(clock.stamp(1_000).millis(), 1_000);
+    }
+
+    #[test]
+    fn a_version_that_is_near_is_seen() {
+        let clock = clock();
+        let near = Version::new(61_000 << 16, 7);
         assert!(clock.stamp_after(1_000, Some(near)) > near);
-        assert!(clock.stamp(1_000) > near, "a version that is near is seen");
+        assert!(clock.stamp(1_000) > near);
     }
 
     #[test]
@@ -234,6 +248,27 @@ mod tests {
                 }
                 prop_assert!(clock.latest() >= greatest);
                 greatest = clock.latest();
+            }
+        }
+
+        /// A clock that meets versions far ahead stays exactly where one is that does not meet them.
+        #[test]
+        fn stamps_after_what_exists_are_greater_and_the_clock_is_not_poisoned(
+            steps in prop::collection::vec((0..200_000_u64, prop::option::of(0..400_000_u64)), 1..100),
+        ) {
+            let (clock, unharmed) = (clock(), clock());
+            let mut greatest = None;
+            for (now_ms, existing_ms) in steps {
+                let existing = existing_ms.map(|ms| Version::new((ms << 16) + 3, u32::MAX));
+                let is_far = existing.is_some_and(|existing| existing.time() > limit_at(now_ms));
+                let stamp = clock.stamp_after(now_ms, existing);
+                unharmed.stamp_after(now_ms, existing.filter(|_| !is_far));
+                prop_assert_eq!(clock.latest(), unharmed.latest());
+                prop_assert!(existing < Some(stamp));
+                if !is_far {
+                    prop_assert!(greatest < Some(stamp));
+                    greatest = Some(stamp);
+                }
             }
         }
 

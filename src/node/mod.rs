@@ -275,7 +275,7 @@ impl Node {
                 self.0.metrics.hits.inc();
                 return Outcome::Hit(entry);
             }
-            Lookup::Expired => self.0.metrics.expirations.inc(),
+            Lookup::Expired { .. } => self.0.metrics.expirations.inc(),
             Lookup::Deleted(_) | Lookup::Miss => {}
         }
         self.0.metrics.misses.inc();

@@ -99,7 +99,7 @@ pub(super) async fn sweep(node: Node) {
     loop {
         ticks.tick().await;
         let swept = node.0.store.sweep(node.now_ms(), SWEEP_RECORDS);
-        node.0.metrics.expirations.inc_by(swept as u64);
+        node.0.metrics.expirations.inc_by(swept.entries as u64);
     }
 }
 

@@ -2,29 +2,30 @@
 //!
 //! Does not decide what is newer; the shard does. Invariant: at most `budget` bytes, and each key once. When they do not
 //! suffice those that would be forgotten first go first.
+//!
+//! Trees and not tables: they take what `cost` says at any length, and nothing is moved all at once under the shard's lock.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::cost;
-use super::hasher::{Count, Seeded};
-use crate::model::Version;
-use crate::model::entry::{Tombstone, is_over};
+use crate::model::{
+    Version,
+    entry::{Tombstone, is_over},
+};
 
 pub(super) struct Tombstones {
-    by_key: HashMap<Box<[u8]>, Tombstone, Seeded>,
-    by_end: BTreeSet<(u64, Box<[u8]>)>,
+    by_key: BTreeMap<Arc<[u8]>, Tombstone>,
+    by_end: BTreeSet<(u64, Arc<[u8]>)>,
     bytes: usize,
     budget: usize,
 }
 
 impl Tombstones {
-    pub(super) fn new(budget: usize, hash_seed: u64) -> Tombstones {
-        let by_key = HashMap::with_hasher(Seeded::new(hash_seed, Count::default()));
-        Tombstones { by_key, by_end: BTreeSet::new(), bytes: 0, budget }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.by_key.is_empty()
+    pub(super) fn new(budget: usize) -> Tombstones {
+        Tombstones { by_key: BTreeMap::new(), by_end: BTreeSet::new(), bytes: 0, budget }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -35,77 +36,60 @@ impl Tombstones {
         self.bytes
     }
 
-    /// One that still stands.
+    /// One that still stands. Without any, which most shards are, this is one branch.
     pub(super) fn get(&self, key: &[u8], now_ms: u64) -> Option<Tombstone> {
-        // Most shards have none: no hash for them.
-        if self.is_empty() {
-            return None;
-        }
         self.by_key.get(key).copied().filter(|tombstone| !is_over(Some(tombstone.expires_at_ms), now_ms))
     }
 
-    /// Whether it remembers that version of a key.
-    pub(super) fn by_version(&self, key: &[u8], version: Version) -> bool {
-        !self.is_empty() && self.by_key.get(key).is_some_and(|tombstone| tombstone.version == version)
+    /// Those that still stand, in the order of their keys.
+    pub(super) fn iter(&self, now_ms: u64) -> impl Iterator<Item = (&[u8], Version)> {
+        let standing = self.by_key.iter().filter(move |(_, one)| !is_over(Some(one.expires_at_ms), now_ms));
+        standing.map(|(key, tombstone)| (&**key, tombstone.version))
     }
 
-    /// Remembers a key, and says how many others had to be forgotten for it.
-    pub(super) fn put(&mut self, key: &[u8], tombstone: Tombstone) -> usize {
+    /// Remembers a key and says how many that still stood had to be forgotten early for it; it may be among them itself.
+    pub(super) fn put(&mut self, key: &[u8], tombstone: Tombstone, now_ms: u64) -> usize {
         self.remove(key);
-        self.by_end.insert((tombstone.expires_at_ms, key.into()));
-        self.by_key.insert(key.into(), tombstone);
-        self.bytes += cost_of(key);
+        let key: Arc<[u8]> = key.into();
+        self.bytes += cost::tombstone(key.len());
+        self.by_end.insert((tombstone.expires_at_ms, key.clone()));
+        self.by_key.insert(key, tombstone);
         let mut lost = 0;
-        while self.bytes > self.budget && self.forget_first() {
-            lost += 1;
+        while self.bytes > self.budget
+            && let Some(end) = self.remove_first()
+        {
+            lost += usize::from(!is_over(Some(end), now_ms));
         }
         lost
     }
 
-    pub(super) fn remove(&mut self, key: &[u8]) -> Option<Tombstone> {
-        if self.is_empty() {
-            return None;
+    pub(super) fn remove(&mut self, key: &[u8]) {
+        if let Some((key, tombstone)) = self.by_key.remove_entry(key) {
+            self.bytes -= cost::tombstone(key.len());
+            self.by_end.remove(&(tombstone.expires_at_ms, key));
         }
-        let tombstone = self.by_key.remove(key)?;
-        self.by_end.remove(&(tombstone.expires_at_ms, key.into()));
-        self.bytes -= cost_of(key);
-        self.shrink();
-        Some(tombstone)
     }
 
-    /// Forgets up to `limit` whose time is over, the earliest first.
-    pub(super) fn sweep(&mut self, now_ms: u64, limit: usize) -> usize {
-        let mut forgotten = 0;
-        while forgotten < limit
-            && self.by_end.first().is_some_and(|(end, _)| is_over(Some(*end), now_ms))
-            && self.forget_first()
-        {
-            forgotten += 1;
+    /// True if that version was remembered.
+    pub(super) fn remove_version(&mut self, key: &[u8], version: Version) -> bool {
+        let matches = self.by_key.get(key).is_some_and(|tombstone| tombstone.version == version);
+        if matches {
+            self.remove(key);
         }
-        forgotten
+        matches
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], &Tombstone)> {
-        self.by_key.iter().map(|(key, tombstone)| (&**key, tombstone))
+    /// Forgets the one that ended first. False if all still stand.
+    pub(super) fn remove_over(&mut self, now_ms: u64) -> bool {
+        let is_over = self.by_end.first().is_some_and(|(end, _)| is_over(Some(*end), now_ms));
+        is_over && self.remove_first().is_some()
     }
 
-    fn forget_first(&mut self) -> bool {
-        let Some((_, key)) = self.by_end.pop_first() else { return false };
+    /// Forgets the one that ends first, and says when that is.
+    fn remove_first(&mut self) -> Option<u64> {
+        let (end, key) = self.by_end.pop_first()?;
         self.by_key.remove(&key);
-        self.bytes -= cost_of(&key);
-        self.shrink();
-        true
+        self.bytes -= cost::tombstone(key.len());
+        Some(end)
     }
-
-    fn shrink(&mut self) {
-        if self.by_key.len() < self.by_key.capacity() / 8 {
-            self.by_key.shrink_to_fit();
-        }
-    }
-}
-
-/// The key twice, a slot in a table that may be less than half full, a place in the order of ends.
-fn cost_of(key: &[u8]) -> usize {
-    const SLOT: usize = size_of::<(Box<[u8]>, Tombstone)>() + 1;
-    2 * cost::allocated(key.len()) + SLOT * 16 / 7 + cost::EXPIRY
 }
