@@ -79,15 +79,6 @@ impl Promises {
             faults.iter().any(|fault| (*fault..*fault + SHOCK).contains(&(due + Duration::from_millis(100))))
         };
         let (calm, shock) = (seen.latencies(|due| !is_shock(due)), seen.latencies(is_shock));
-        if std::env::var_os("TIMELINE").is_some() {
-            for tenth in 0..300 {
-                let from = Duration::from_millis(tenth * 100);
-                let span = seen.latencies(|due| (from..from + Duration::from_millis(100)).contains(&due));
-                if span.quantile(0.98) > 20.0 {
-                    println!("    {:6.1} s after: p50 {:.1} p98 {:.1} max {:.1}", from.as_secs_f64() - faults[0].as_secs_f64(), span.median(), span.quantile(0.98), span.max());
-                }
-            }
-        }
         println!("  {} requests, {} failed", seen.answers.len(), seen.failures.len());
         println!(
             "  latency p50 {:.1} ms, p99 {:.1} ms; within 2 s of a fault p99 {:.1} ms, slowest {:.0} ms",
