@@ -72,7 +72,7 @@ pub enum Outcome {
     Refused(Refusal),
 }
 
-/// Why an operation was not done. Nothing was changed.
+/// Why an operation was not done. Nothing was changed, unless it says so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     /// The key, value or request is not acceptable.
@@ -90,6 +90,9 @@ pub enum Refusal {
     /// The node owns the key, but others may have newer writes of it: ask all of them first.
     #[error("the node may lack the newest write of the key")]
     NotSynced,
+    /// It was done here, but others may have acted meanwhile and not know of it.
+    #[error("the write was not confirmed by the other owners")]
+    Unconfirmed,
     /// Too much is under way.
     #[error("the node has too much to do")]
     Overloaded,

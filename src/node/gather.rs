@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use super::operation::record_from_wire;
 use super::placement::Placement;
 use super::replicate::Copied;
-use super::route::{Failure, unexpected};
+use super::route::unexpected;
 use super::{Node, NodeError};
-use crate::link::{Reply, Request};
+use crate::link::{LinkError, Reply, Request};
 use crate::model::{Fingerprint, Key, NodeId, Record};
 
 /// What a node's own store has.
@@ -26,10 +26,18 @@ pub(super) struct Peeked {
 /// The answers, those of the owners first and in their order.
 pub(super) struct Gathered {
     owners: usize,
-    answers: Vec<(NodeId, Result<Peeked, NodeError>)>,
+    answers: Vec<(NodeId, Result<Peeked, LinkError>)>,
 }
 
 impl Gathered {
+    /// Whether nothing newer can be anywhere: an owner that is synced has answered, or everybody that is still there.
+    pub(super) fn is_conclusive(&self) -> bool {
+        let is_synced = |answer: &Result<Peeked, _>| answer.as_ref().is_ok_and(|peeked| peeked.synced);
+        let has_answered = |answer: &Result<_, _>| matches!(answer, Ok(_) | Err(LinkError::Refused(_)));
+        self.answers.iter().any(|(_, answer)| is_synced(answer))
+            || self.answers.iter().all(|(_, answer)| has_answered(answer))
+    }
+
     /// The first owner that answered; without one, whoever has something.
     pub(super) fn first(&self) -> Option<&NodeId> {
         let owner = self.actor().map(|(owner, _)| owner);
@@ -115,7 +123,7 @@ impl Node {
     /// What this node's own store has.
     pub(super) fn peek_here(&self, key: &Key, theirs: Fingerprint) -> Peeked {
         let placement = self.0.placement.load();
-        let is_synced = placement.owns(key.slot()) && placement.is_synced(key.slot());
+        let is_synced = placement.owns(key.slot()) && placement.is_synced(key.slot(), self.woke_ms());
         Peeked {
             record: self.0.store.peek(key, self.now_ms()),
             synced: is_synced && self.is_ready() && theirs == placement.ring.fingerprint(),
@@ -130,20 +138,26 @@ impl Node {
         member: &NodeId,
         key: &Key,
         deadline: Instant,
-    ) -> Result<Peeked, NodeError> {
+    ) -> Result<Peeked, LinkError> {
         let ring = placement.ring.fingerprint();
         if member == self.id() {
             return Ok(self.peek_here(key, ring));
         }
-        let unknown = || NodeError::NodeNotFound(format!("{member} is not a member"));
-        let address = placement.addresses.get(member).ok_or_else(unknown)?;
+        let Some(address) = placement.addresses.get(member).copied() else {
+            return Err(LinkError::Refused(self.0.address));
+        };
         let request = Request::Peek { key: key.as_str().into(), ring };
-        match self.0.links.call(*address, &request, &[], deadline).await? {
+        match self.0.links.call(address, &request, &[], deadline).await? {
             (Reply::Peeked { record, synced, at_ms }, mut values) => {
-                let record = record.map(|head| record_from_wire(head, &mut values)).transpose()?;
+                let record = record.map(|head| record_from_wire(head, &mut values)).transpose();
+                // A record that cannot be read is as good as no answer.
+                let record = record.map_err(|_| LinkError::Broken(address))?;
                 Ok(Peeked { record: record.map(|(_, record)| record), synced, at_ms })
             }
-            (other, _) => Err(unexpected(member, &other)),
+            (other, _) => {
+                tracing::warn!(error = %unexpected(member, &other), "a peek was not answered");
+                Err(LinkError::Broken(address))
+            }
         }
     }
 
@@ -171,14 +185,6 @@ impl Node {
         }
         let copied = self.copy_to(owner, Request::Copy, [(key, newest.clone())].into_iter(), deadline).await;
         matches!(copied, Copied::Held { .. })
-    }
-}
-
-impl From<Failure> for NodeError {
-    fn from(failure: Failure) -> NodeError {
-        match failure {
-            Failure::Elsewhere(error) | Failure::Final(error) => error,
-        }
     }
 }
 

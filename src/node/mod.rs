@@ -73,6 +73,7 @@ struct Inner {
     /// Changed under the lock of `ledger`.
     placement: ArcSwap<Placement>,
     table_changed: Notify,
+    pulse: vouch::Pulse,
     ledger: Mutex<Ledger>,
     /// Something was marked in the ledger.
     owing: Notify,
@@ -131,6 +132,7 @@ impl Node {
             store: Store::new(config.store),
             placement: ArcSwap::from_pointee(placement),
             table_changed: Notify::new(),
+            pulse: vouch::Pulse::default(),
             ledger: Mutex::default(),
             owing: Notify::new(),
             foreign: Notify::new(),
@@ -155,6 +157,7 @@ impl Node {
         tasks.spawn(task(membership::follow_view(node.clone())));
         tasks.spawn(task(membership::follow_events(node.clone(), node.0.gossip.events())));
         tasks.spawn(task(vouch::run(node.clone())));
+        tasks.spawn(task(vouch::keep_pulse(node.clone())));
         tasks.spawn(task(join::run(node.clone())));
         tasks.spawn(task(sync::run(node.clone())));
         tasks.spawn(task(sync::tidy(node.clone())));

@@ -107,7 +107,7 @@ impl From<Refusal> for NodeError {
             Refusal::TooLarge(reason) => NodeError::TooLarge(reason),
             Refusal::PreconditionFailed(reason) => NodeError::PreconditionFailed(reason),
             Refusal::Overloaded => NodeError::Overloaded(refusal.to_string()),
-            Refusal::NotOwner | Refusal::NotSynced => {
+            Refusal::NotOwner | Refusal::NotSynced | Refusal::Unconfirmed => {
                 NodeError::ForwardFailed("the members do not agree yet about who has the key".into())
             }
             Refusal::Invalid(reason) => NodeError::DecodeFailed(reason),

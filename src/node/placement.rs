@@ -28,8 +28,17 @@ pub(super) struct Placement {
     unsynced: Box<[AtomicU64]>,
     /// Whether all have been heard.
     complete: AtomicBool,
-    /// Who is to be heard, and which slots each said are dirty.
-    said: Mutex<BTreeMap<NodeId, Option<SlotSet>>>,
+    /// Who is to be heard, and what each said last.
+    said: Mutex<BTreeMap<NodeId, Option<Word>>>,
+    /// When the word that is the oldest of all was asked for.
+    oldest_ms: AtomicU64,
+}
+
+/// What a member has said.
+#[derive(Debug)]
+struct Word {
+    dirty: SlotSet,
+    asked_ms: u64,
 }
 
 impl Placement {
@@ -49,6 +58,7 @@ impl Placement {
             words: ring.members().iter().map(|_| AtomicU64::new(0)).collect(),
             unsynced: SlotSet::full().words().map(AtomicU64::new).collect(),
             complete: AtomicBool::new(false),
+            oldest_ms: AtomicU64::new(0),
             said: Mutex::new(voices.collect()),
             ring: Arc::new(ring),
             addresses: Arc::new(addresses),
@@ -84,8 +94,13 @@ impl Placement {
         self.ring.owns(&self.me, slot)
     }
 
-    /// Whether this node, an owner, has all that was acknowledged, as far as it was told.
-    pub(super) fn is_synced(&self, slot: Slot) -> bool {
+    /// Whether this node, an owner, has all that was acknowledged, as far as it was told since it last woke up. What it was
+    /// told before says nothing: others may have acted in its place.
+    pub(super) fn is_synced(&self, slot: Slot, woke_ms: u64) -> bool {
+        self.is_clean(slot) && self.oldest_ms.load(Ordering::Acquire) >= woke_ms
+    }
+
+    fn is_clean(&self, slot: Slot) -> bool {
         let (word, bit) = (slot.index() / 64, 1 << (slot.index() % 64));
         self.unsynced[word].load(Ordering::Acquire) & bit == 0
     }
@@ -99,7 +114,7 @@ impl Placement {
             is_owner |= is_me;
             is_me || self.words[place].load(Ordering::Acquire) > now_ms
         });
-        is_owner && all_stand_by && self.is_synced(slot)
+        is_owner && all_stand_by && self.is_clean(slot)
     }
 
     /// Whether this node may go by what was gathered from the reachable owners. Not right after a change of the table:
@@ -127,14 +142,14 @@ impl Placement {
         said.iter().filter(|(_, said)| said.is_none()).map(|(member, _)| member.clone()).collect()
     }
 
-    /// A member has vouched: only these slots are dirty, until `until_ms`.
-    pub(super) fn hear(&self, member: &NodeId, dirty: SlotSet, until_ms: u64) {
+    /// A member has vouched: only these slots are dirty, for the lease that began when it was asked.
+    pub(super) fn hear(&self, member: &NodeId, dirty: SlotSet, asked_ms: u64) {
         if let Some(said) = self.said.lock().get_mut(member) {
-            *said = Some(dirty);
+            *said = Some(Word { dirty, asked_ms });
         }
         self.reconsider(self.is_complete());
         if let Some(place) = self.place(member) {
-            self.words[place].store(until_ms, Ordering::Release);
+            self.words[place].store(asked_ms + Ledger::LEASE_MS, Ordering::Release);
         }
     }
 
@@ -151,10 +166,12 @@ impl Placement {
             return;
         }
         let mut unsynced = SlotSet::empty();
-        said.values().flatten().for_each(|slots| unsynced.add(slots));
+        said.values().flatten().for_each(|word| unsynced.add(&word.dirty));
         for (word, bits) in self.unsynced.iter().zip(unsynced.words()) {
             word.store(bits, Ordering::Release);
         }
+        let oldest_ms = said.values().flatten().map(|word| word.asked_ms).min();
+        self.oldest_ms.store(oldest_ms.unwrap_or(u64::MAX), Ordering::Release);
         self.complete.store(true, Ordering::Release);
     }
 

@@ -185,7 +185,7 @@ impl Node {
                         let is_elsewhere = ring != here && placement.ring.owns(member, slot);
                         let is_doubtful = is_elsewhere || stale.contains(&(place as u32));
                         if is_doubtful && !placement.has_authority(slot, self.uptime_ms()) {
-                            failed.push((written[index].index, Refusal::NotSynced));
+                            failed.push((written[index].index, Refusal::Unconfirmed));
                         }
                     }
                 }
@@ -207,7 +207,7 @@ impl Node {
             sleep_until(free_at.min(deadline)).await;
             if free_at > deadline {
                 let late = written.iter().filter(|written| written.degraded);
-                failed.extend(late.map(|written| (written.index, Refusal::NotSynced)));
+                failed.extend(late.map(|written| (written.index, Refusal::Unconfirmed)));
             }
         }
         failed

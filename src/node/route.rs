@@ -24,6 +24,8 @@ use crate::telemetry::Route;
 
 /// How soon to look again when nobody could act: a table is about to change, or a word to run out.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How long before its deadline a read is answered by the best that was found, if nobody could say that it is the newest.
+const LAST_WORD: Duration = Duration::from_millis(400);
 /// Operations of one batch that are settled one by one at a time.
 const SETTLING_MAX: usize = 64;
 
@@ -31,6 +33,8 @@ const SETTLING_MAX: usize = 64;
 pub(super) enum Failure {
     /// Another one may, or the same one later.
     Elsewhere(NodeError),
+    /// The same, and this one may have done it or do it yet.
+    Doubtful(NodeError),
     /// That is the answer.
     Final(NodeError),
 }
@@ -82,25 +86,44 @@ impl Node {
             }
             Ok(outcome) => Ok((Done { outcome, node_id: holder.clone() }, route)),
             Err(Failure::Final(error)) => Err(error),
-            Err(Failure::Elsewhere(_)) => self.settle(operation, deadline).await,
+            Err(Failure::Elsewhere(_)) => self.settle(operation, false, deadline).await,
+            Err(Failure::Doubtful(_)) => self.settle(operation, true, deadline).await,
         }
     }
 
-    /// Does an operation with all owners that can be reached, whichever those are.
-    async fn settle(&self, operation: &Operation, deadline: Instant) -> Performed {
+    /// Does an operation with all owners that can be reached, whichever those are. `doubtful`: an owner that was asked before
+    /// may have done it.
+    async fn settle(&self, operation: &Operation, mut doubtful: bool, deadline: Instant) -> Performed {
         self.0.metrics.failovers.inc();
         loop {
             let ring = self.ring();
             let found = self.gather(operation.key(), deadline).await;
             let failure = match (operation, found.first()) {
+                // Better late than old: somebody silent may have acted while this node, or an owner, did not run.
+                (Operation::Get(_), Some(_))
+                    if !found.is_conclusive() && Instant::now() + LAST_WORD < deadline =>
+                {
+                    found.failure()
+                }
                 (Operation::Get(_), Some(first)) => {
                     let done = self.found(operation, &found, first, deadline).await;
                     return Ok((done, Route::Forwarded));
                 }
                 (_, Some(_)) => match self.act(operation, &found, deadline).await {
                     Ok(done) => return Ok((done, Route::Forwarded)),
+                    // What stands in the way may be this very write.
+                    Err(Failure::Final(NodeError::PreconditionFailed(reason))) if doubtful => {
+                        let failed = format!(
+                            "the write may have been done before its owner fell silent; now {reason}"
+                        );
+                        return Err(NodeError::ForwardFailed(failed));
+                    }
                     Err(Failure::Final(error)) => return Err(error),
                     Err(Failure::Elsewhere(error)) => error,
+                    Err(Failure::Doubtful(error)) => {
+                        doubtful = true;
+                        error
+                    }
                 },
                 (_, None) => {
                     let failure = found.failure();
@@ -275,10 +298,12 @@ impl Node {
             }
             Ok((Reply::Refused(refusal), _)) => match refusal.into() {
                 Failure::Final(error) => each(Failure::Final, error),
+                Failure::Doubtful(error) => each(Failure::Doubtful, error),
                 Failure::Elsewhere(error) => each(Failure::Elsewhere, error),
             },
             Ok((other, _)) => each(Failure::Final, unexpected(primary, &other)),
             Err(Failure::Final(error)) => each(Failure::Final, error),
+            Err(Failure::Doubtful(error)) => each(Failure::Doubtful, error),
             Err(Failure::Elsewhere(error)) => each(Failure::Elsewhere, error),
         }
     }
@@ -290,10 +315,8 @@ impl From<LinkError> for Failure {
             LinkError::Overloaded(_) | LinkError::TooLong | LinkError::Late(_) => {
                 Failure::Final(error.into())
             }
-            LinkError::Unreachable { .. }
-            | LinkError::Refused(_)
-            | LinkError::Broken(_)
-            | LinkError::Silent(_) => Failure::Elsewhere(error.into()),
+            LinkError::Unreachable { .. } | LinkError::Refused(_) => Failure::Elsewhere(error.into()),
+            LinkError::Broken(_) | LinkError::Silent(_) => Failure::Doubtful(error.into()),
         }
     }
 }
@@ -302,7 +325,16 @@ impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Failure {
         match refusal {
             Refusal::NotOwner | Refusal::NotSynced => Failure::Elsewhere(refusal.into()),
+            Refusal::Unconfirmed => Failure::Doubtful(refusal.into()),
             other => Failure::Final(other.into()),
+        }
+    }
+}
+
+impl From<Failure> for NodeError {
+    fn from(failure: Failure) -> NodeError {
+        match failure {
+            Failure::Elsewhere(error) | Failure::Doubtful(error) | Failure::Final(error) => error,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::placement::Placement;
 use super::{Contact, Node};
-use crate::link::{LinkError, Reply, Request};
+use crate::link::{LinkError, Reply, Request, SILENCE};
 use crate::model::{Fingerprint, Ledger, NodeId, SlotSet};
 use crate::net::task;
 
@@ -21,6 +22,8 @@ use crate::net::task;
 const PERIOD: Duration = Duration::from_millis(150);
 /// The same while the tables differ, which is over soon.
 const IMPATIENT_PERIOD: Duration = Duration::from_millis(25);
+/// A process that did not run for this long may have been taken for gone by those that asked it something.
+const ASLEEP: Duration = SILENCE;
 /// How long one that has left may be silent before it counts as gone.
 const DEPARTED_FOR: Duration = Duration::from_secs(5);
 
@@ -41,6 +44,31 @@ pub(super) async fn run(node: Node) {
                 () = sleep(IMPATIENT_PERIOD), if !placement.is_complete() => node.reconsider(&placement),
             }
         }
+    }
+}
+
+/// When this process last ran, and when it last woke from not running: stopped, or starved.
+#[derive(Debug, Default)]
+pub(super) struct Pulse {
+    beat_ms: AtomicU64,
+    woke_ms: AtomicU64,
+}
+
+impl Pulse {
+    /// Notes that the process runs; from time to time, and whenever it matters.
+    fn beat(&self, now_ms: u64) {
+        let last_ms = self.beat_ms.swap(now_ms, Ordering::AcqRel);
+        if now_ms.saturating_sub(last_ms) >= ASLEEP.as_millis() as u64 {
+            self.woke_ms.fetch_max(now_ms, Ordering::AcqRel);
+        }
+    }
+}
+
+/// Keeps the pulse.
+pub(super) async fn keep_pulse(node: Node) {
+    loop {
+        node.woke_ms();
+        sleep(ASLEEP / 4).await;
     }
 }
 
@@ -91,7 +119,7 @@ impl Asker {
         node.0.contacts.lock().insert(self.member.clone(), contact);
         match SlotSet::from_bytes(&dirty) {
             Some(dirty) if vouched && theirs == ring => {
-                self.placement.hear(&self.member, dirty, asked_ms + Ledger::LEASE_MS);
+                self.placement.hear(&self.member, dirty, asked_ms);
                 node.reconsider(&self.placement);
                 Ok(true)
             }
@@ -116,6 +144,12 @@ impl Node {
         let ring = placement.ring.fingerprint();
         let reply = Reply::Vouched { ring, vouched: dirty.is_some(), clock: self.0.versions.latest() };
         (reply, dirty.map(|dirty| vec![Bytes::from(dirty.to_bytes())]).unwrap_or_default())
+    }
+
+    /// When this process last woke up; zero if it has run all the time.
+    pub(super) fn woke_ms(&self) -> u64 {
+        self.0.pulse.beat(self.uptime_ms());
+        self.0.pulse.woke_ms.load(Ordering::Acquire)
     }
 
     pub(super) fn reconsider(&self, placement: &Placement) {

@@ -93,9 +93,14 @@ impl Cluster {
         self.node(number).set_running(true);
     }
 
+    /// Asks it to leave.
+    pub(crate) fn ask_to_leave(&mut self, number: usize) {
+        self.node(number).process().signal(Signal::TERM);
+    }
+
     /// Asks it to leave, and waits for its end.
     pub(crate) fn terminate(&mut self, number: usize) -> ExitStatus {
-        self.node(number).process().signal(Signal::TERM);
+        self.ask_to_leave(number);
         self.wait_for_end(number)
     }
 

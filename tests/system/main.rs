@@ -18,6 +18,7 @@ mod node;
 mod process;
 mod proxy;
 mod refusals;
+mod replication;
 mod split;
 
 use parking_lot::{Mutex, MutexGuard};
