@@ -129,7 +129,7 @@ fn note(edge: &Edge, operation: &Operation, result: &Result<(Done, Route), NodeE
     if edge.config.access_log {
         let status = match result.as_ref().map(|(done, _)| &done.outcome) {
             Ok(Outcome::Hit(_)) => "hit",
-            Ok(Outcome::Miss) => "miss",
+            Ok(Outcome::Miss | Outcome::Gone) => "miss",
             Ok(Outcome::Stored { .. }) => "stored",
             Ok(Outcome::Deleted { .. }) => "deleted",
             Err(_) => "error",

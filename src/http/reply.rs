@@ -34,7 +34,7 @@ pub(super) fn to_response(operation: &Operation, done: &Done, now_ms: u64) -> Re
     match &done.outcome {
         Outcome::Hit(entry) => add_entry_headers(&mut response, entry, now_ms),
         Outcome::Stored { version, .. } => drop(response.headers_mut().insert(ETAG, etag(*version))),
-        Outcome::Miss | Outcome::Deleted { .. } => {}
+        Outcome::Miss | Outcome::Gone | Outcome::Deleted { .. } => {}
     }
     response
 }
@@ -72,7 +72,7 @@ pub(super) fn not_modified(entry: &Entry, now_ms: u64) -> Response<Full<Bytes>> 
 
 pub(super) fn status(outcome: &Outcome) -> StatusCode {
     match outcome {
-        Outcome::Miss => StatusCode::NOT_FOUND,
+        Outcome::Miss | Outcome::Gone => StatusCode::NOT_FOUND,
         Outcome::Hit(_) | Outcome::Stored { .. } | Outcome::Deleted { .. } => StatusCode::OK,
     }
 }
@@ -95,7 +95,7 @@ pub(super) fn write_body(
                 object.field("ttl", &whole_seconds(left));
             }
         }
-        (Outcome::Miss, _) => {
+        (Outcome::Miss | Outcome::Gone, _) => {
             object.key(operation.key());
             object.found(false);
             object.field("message", "key not found");

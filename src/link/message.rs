@@ -54,6 +54,8 @@ pub enum Outcome {
     },
     /// The key is not there.
     Miss,
+    /// The key is not there any more: whatever another node has is older.
+    Gone,
     /// The value is stored.
     Stored {
         /// Under this version.

@@ -249,7 +249,7 @@ impl Node {
     /// # Errors
     /// [`NodeError::TooLarge`] and [`NodeError::PreconditionFailed`]; nothing has changed then.
     pub fn apply_here(&self, operation: &Operation) -> Result<Outcome, NodeError> {
-        self.apply(operation).map(|(outcome, _)| outcome)
+        self.apply(operation).map(|(outcome, _)| outcome.for_clients())
     }
 
     /// A snapshot event and everything that happens after it.
@@ -273,16 +273,20 @@ impl Node {
     }
 
     fn lookup(&self, key: &Key) -> Outcome {
-        match self.0.store.get(key, self.now_ms()) {
+        let outcome = match self.0.store.get(key, self.now_ms()) {
             Lookup::Hit(entry) => {
                 self.0.metrics.hits.inc();
                 return Outcome::Hit(entry);
             }
-            Lookup::Expired { .. } => self.0.metrics.expirations.inc(),
-            Lookup::Deleted(_) | Lookup::Miss => {}
-        }
+            Lookup::Expired { .. } => {
+                self.0.metrics.expirations.inc();
+                Outcome::Gone
+            }
+            Lookup::Deleted(_) => Outcome::Gone,
+            Lookup::Miss => Outcome::Miss,
+        };
         self.0.metrics.misses.inc();
-        Outcome::Miss
+        outcome
     }
 }
 

@@ -37,6 +37,8 @@ pub enum Outcome {
     Hit(Entry),
     /// A read found nothing.
     Miss,
+    /// A read found that the key was deleted, or its time is over: whatever another node has is older.
+    Gone,
     /// Stored.
     Stored {
         /// Under this version.
@@ -51,6 +53,13 @@ pub enum Outcome {
         /// Not all owners know of it yet.
         degraded: bool,
     },
+}
+
+impl Outcome {
+    /// Clients need not know why there is nothing.
+    pub(super) fn for_clients(self) -> Outcome {
+        if self == Outcome::Gone { Outcome::Miss } else { self }
+    }
 }
 
 /// An outcome, and the node that held the key.
@@ -175,6 +184,7 @@ pub(super) fn outcome_to_wire(outcome: Result<Outcome, Refusal>) -> (link::Outco
             return (head, entry.value);
         }
         Ok(Outcome::Miss) => link::Outcome::Miss,
+        Ok(Outcome::Gone) => link::Outcome::Gone,
         Ok(Outcome::Stored { version, degraded }) => link::Outcome::Stored { version, degraded },
         Ok(Outcome::Deleted { found, degraded }) => link::Outcome::Deleted { found, degraded },
         Err(refusal) => link::Outcome::Refused(refusal),
@@ -190,6 +200,7 @@ pub(super) fn outcome_from_wire(head: link::Outcome, values: &mut Bytes) -> Resu
             Outcome::Hit(Entry { value, content_type, version, expires_at_ms })
         }
         link::Outcome::Miss => Outcome::Miss,
+        link::Outcome::Gone => Outcome::Gone,
         link::Outcome::Stored { version, degraded } => Outcome::Stored { version, degraded },
         link::Outcome::Deleted { found, degraded } => Outcome::Deleted { found, degraded },
         link::Outcome::Refused(refusal) => return Err(refusal),

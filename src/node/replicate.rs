@@ -263,7 +263,7 @@ impl Node {
             }
             let placement = self.0.placement.load();
             if !placement.owns(key.slot()) {
-                self.pass_on(&placement, key.slot());
+                self.pass_on(key.slot());
             }
         }
         Ok(stale)
@@ -361,7 +361,10 @@ impl<'a> Owed<'a> {
     fn mark(&mut self, member: &NodeId) -> u64 {
         let slots = self.pairs.remove(member).unwrap_or_default();
         let mut ledger = self.node.0.ledger.lock();
-        slots.iter().for_each(|slot| ledger.mark(*slot, member));
+        // Who does not own it by the table in force is owed nothing; the change of the table saw to the new owners.
+        let placement = self.node.0.placement.load();
+        let owned = slots.iter().filter(|slot| placement.ring.owns(member, **slot));
+        owned.for_each(|slot| ledger.mark(*slot, member));
         ledger.free_of(member)
     }
 }

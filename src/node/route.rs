@@ -84,7 +84,7 @@ impl Node {
                 let done = self.found(operation, &found, holder, deadline).await;
                 Ok((done, route))
             }
-            Ok(outcome) => Ok((Done { outcome, node_id: holder.clone() }, route)),
+            Ok(outcome) => Ok((Done { outcome: outcome.for_clients(), node_id: holder.clone() }, route)),
             Err(Failure::Final(error)) => Err(error),
             Err(Failure::Elsewhere(_)) => self.settle(operation, false, deadline).await,
             Err(Failure::Doubtful(_)) => self.settle(operation, true, deadline).await,
@@ -127,8 +127,9 @@ impl Node {
                 },
                 (_, None) => {
                     let failure = found.failure();
-                    // The table may already name other owners, or does so soon: others have noticed, too.
-                    if ring.fingerprint() == self.ring().fingerprint() && self.is_ready() {
+                    // All are gone. If the table names others by now, those are asked; and one that is only silent may be
+                    // heard again.
+                    if found.is_conclusive() && ring.fingerprint() == self.ring().fingerprint() {
                         return Err(failure);
                     }
                     failure

@@ -126,9 +126,11 @@ pub(super) async fn tidy(node: Node) {
 
 impl Node {
     /// Notes that a slot which is not this node's holds something for its owners.
-    pub(super) fn pass_on(&self, placement: &Placement, slot: Slot) {
+    pub(super) fn pass_on(&self, slot: Slot) {
         let mut ledger = self.0.ledger.lock();
-        placement.ring.owners(slot).for_each(|owner| ledger.mark(slot, owner));
+        let placement = self.0.placement.load();
+        let others = placement.ring.owners(slot).filter(|owner| **owner != self.0.id);
+        others.for_each(|owner| ledger.mark(slot, owner));
         drop(ledger);
         self.0.owing.notify_one();
         self.0.foreign.notify_one();
