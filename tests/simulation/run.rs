@@ -23,8 +23,11 @@ const LOAD_MS: u64 = 22_000;
 const QUIET_MS: u64 = 20_000;
 /// What one simulation may take in real time; one takes about a second.
 const REAL_TIME_MAX: Duration = Duration::from_secs(60);
-const CLIENTS: usize = 4;
-const KEYS: usize = 20;
+const CLIENTS: usize = 6;
+/// Half of all operations are on the first few keys, so that they meet; the others are left alone for seconds, so that what
+/// a fault did to them is seen before it is written over.
+const KEYS: usize = 40;
+const HOT_KEYS: usize = 4;
 /// Pauses of a client between two operations.
 const THINK_MS: std::ops::Range<u64> = 5..60;
 /// Share of the PUTs that carry a condition.
@@ -185,15 +188,16 @@ impl Load {
                 return;
             }
             let node = random.random_range(0..self.nodes.len());
-            let key = random.random_range(0..KEYS);
+            let keys = if random.random() { HOT_KEYS } else { KEYS };
+            let key = random.random_range(0..keys);
             let value = format!("{number}-{sequence}");
             let action = match random.random_range(0..100) {
                 0..55 => Action::Get,
-                55..90 if random.random_bool(CONDITIONAL) => match versions.get(&key) {
+                55..82 if random.random_bool(CONDITIONAL) => match versions.get(&key) {
                     Some(version) if random.random() => Action::Replace(value, String::clone(version)),
                     _ => Action::Create(value),
                 },
-                55..90 => Action::Put(value),
+                55..82 => Action::Put(value),
                 _ => Action::Delete,
             };
             // A node that has not been started yet is nobody's.
