@@ -13,12 +13,13 @@ use shoal::net::DatagramFaults;
 use tokio::time::{Duration, sleep};
 
 use crate::client::{Answer, Client};
-use crate::record::{Action, History, Outcome, Violation};
+use crate::operation::{Action, Outcome};
+use crate::record::{History, Violation};
 use crate::schedule::{Event, Fault, Schedule};
 use crate::world::World;
 
 /// What the phases take, in simulated milliseconds.
-const FORM_MS: u64 = 4_000;
+pub(crate) const FORM_MS: u64 = 4_000;
 const LOAD_MS: u64 = 22_000;
 const QUIET_MS: u64 = 20_000;
 /// What one simulation may take in real time; one takes about a second.
@@ -298,19 +299,4 @@ impl Load {
         let asked = client.get(self.nodes[node], path).await;
         asked.map_err(|failure| format!("node{} at {path}: {failure:?}", node + 1))
     }
-}
-
-/// Shows the logs of the nodes, with simulated times; `SHOAL_LOG` filters them.
-pub(crate) fn show_logs() {
-    struct Simulated;
-    impl tracing_subscriber::fmt::time::FormatTime for Simulated {
-        fn format_time(&self, out: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
-            let elapsed = turmoil::sim_elapsed().unwrap_or_default().as_secs_f64();
-            write!(out, "{:8.3}", elapsed - FORM_MS as f64 / 1000.0)
-        }
-    }
-    let filter = std::env::var("SHOAL_LOG").unwrap_or_else(|_| "warn,shoal=debug".into());
-    let logs = tracing_subscriber::fmt().with_timer(Simulated).with_env_filter(filter).with_ansi(false);
-    // Fails when a test before this one has done it.
-    let _ = logs.with_writer(std::io::stderr).try_init();
 }
