@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Duration, timeout};
 use turmoil::net::TcpStream;
 
-use crate::record::{Action, Outcome};
+use crate::operation::{Action, Outcome};
 
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -3,6 +3,8 @@
 //! `make simulate SEEDS=5000` runs many, `SEED=17 make simulate` one with its logs.
 
 mod client;
+mod logs;
+mod operation;
 mod record;
 mod run;
 mod schedule;
@@ -90,7 +92,7 @@ fn note_panics() {
 fn promises_hold_whatever_breaks() {
     note_panics();
     if let Some(seed) = from_environment("SEED") {
-        run::show_logs();
+        logs::show();
         let (count, failed) = try_seed(seed);
         eprintln!("{count:?}");
         let failed = failed.map(|failed| eprintln!("{failed}"));

@@ -13,18 +13,22 @@ use shoal::net::DatagramFaults;
 use tokio::time::{Duration, sleep};
 
 use crate::client::{Answer, Client};
-use crate::record::{Action, History, Outcome, Violation};
+use crate::operation::{Action, Outcome};
+use crate::record::{History, Violation};
 use crate::schedule::{Event, Fault, Schedule};
 use crate::world::World;
 
 /// What the phases take, in simulated milliseconds.
-const FORM_MS: u64 = 4_000;
+pub(crate) const FORM_MS: u64 = 4_000;
 const LOAD_MS: u64 = 22_000;
 const QUIET_MS: u64 = 20_000;
 /// What one simulation may take in real time; one takes about a second.
 const REAL_TIME_MAX: Duration = Duration::from_secs(60);
-const CLIENTS: usize = 4;
-const KEYS: usize = 20;
+const CLIENTS: usize = 6;
+/// Half of all operations are on the first few keys, so that they meet; the others are left alone for seconds, so that what
+/// a fault did to them is seen before it is written over.
+const KEYS: usize = 40;
+const HOT_KEYS: usize = 4;
 /// Pauses of a client between two operations.
 const THINK_MS: std::ops::Range<u64> = 5..60;
 /// Share of the PUTs that carry a condition.
@@ -185,15 +189,16 @@ impl Load {
                 return;
             }
             let node = random.random_range(0..self.nodes.len());
-            let key = random.random_range(0..KEYS);
+            let keys = if random.random() { HOT_KEYS } else { KEYS };
+            let key = random.random_range(0..keys);
             let value = format!("{number}-{sequence}");
             let action = match random.random_range(0..100) {
                 0..55 => Action::Get,
-                55..90 if random.random_bool(CONDITIONAL) => match versions.get(&key) {
+                55..82 if random.random_bool(CONDITIONAL) => match versions.get(&key) {
                     Some(version) if random.random() => Action::Replace(value, String::clone(version)),
                     _ => Action::Create(value),
                 },
-                55..90 => Action::Put(value),
+                55..82 => Action::Put(value),
                 _ => Action::Delete,
             };
             // A node that has not been started yet is nobody's.
@@ -294,19 +299,4 @@ impl Load {
         let asked = client.get(self.nodes[node], path).await;
         asked.map_err(|failure| format!("node{} at {path}: {failure:?}", node + 1))
     }
-}
-
-/// Shows the logs of the nodes, with simulated times; `SHOAL_LOG` filters them.
-pub(crate) fn show_logs() {
-    struct Simulated;
-    impl tracing_subscriber::fmt::time::FormatTime for Simulated {
-        fn format_time(&self, out: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
-            let elapsed = turmoil::sim_elapsed().unwrap_or_default().as_secs_f64();
-            write!(out, "{:8.3}", elapsed - FORM_MS as f64 / 1000.0)
-        }
-    }
-    let filter = std::env::var("SHOAL_LOG").unwrap_or_else(|_| "warn,shoal=debug".into());
-    let logs = tracing_subscriber::fmt().with_timer(Simulated).with_env_filter(filter).with_ansi(false);
-    // Fails when a test before this one has done it.
-    let _ = logs.with_writer(std::io::stderr).try_init();
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::client::Client;
-use crate::record::{Action, Outcome};
+use crate::operation::{Action, Outcome};
 
 /// What `strike` does a second after two nodes have started; it is undone a second later. The outcomes of asking each node
 /// 100 ms after either, and after how many milliseconds they came.

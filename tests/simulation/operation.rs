@@ -1,0 +1,121 @@
+//! One operation of a client: what it asked for, when, and what came of it.
+
+use std::fmt;
+
+/// A moment: milliseconds since the load began, and a place in the order of all events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Moment {
+    pub(crate) order: u64,
+    pub(crate) ms: u64,
+}
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Action {
+    Get,
+    Put(String),
+    /// A PUT that is to be done only if there is nothing.
+    Create(String),
+    /// A PUT that is to be done only if this version is there.
+    Replace(String, String),
+    Delete,
+}
+
+impl Action {
+    pub(crate) fn value(&self) -> Option<&str> {
+        match self {
+            Action::Put(value) | Action::Create(value) | Action::Replace(value, _) => Some(value),
+            Action::Get | Action::Delete => None,
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Outcome {
+    Found {
+        value: String,
+        version: String,
+    },
+    Missing,
+    Stored {
+        version: String,
+    },
+    Deleted,
+    /// 412: certainly not done.
+    Refused,
+    /// No connection: certainly not done.
+    NotSent,
+    /// An error or no answer: may be done, now or later, once or not at all.
+    Unknown(String),
+}
+
+/// One operation of one client.
+#[derive(Clone, Debug, Hash)]
+pub(crate) struct Operation {
+    pub(crate) client: usize,
+    pub(crate) node: usize,
+    pub(crate) key: usize,
+    pub(crate) action: Action,
+    pub(crate) start: Moment,
+    /// None while it is under way.
+    pub(crate) end: Option<(Moment, Outcome)>,
+}
+
+impl Operation {
+    pub(crate) fn outcome(&self) -> Option<&Outcome> {
+        self.end.as_ref().map(|(_, outcome)| outcome)
+    }
+
+    /// The version that it made or found, and that version's value.
+    pub(crate) fn version(&self) -> Option<(&str, &str)> {
+        match (self.outcome()?, self.action.value()) {
+            (Outcome::Found { value, version }, _) => Some((version, value)),
+            (Outcome::Stored { version }, Some(value)) => Some((version, value)),
+            _ => None,
+        }
+    }
+
+    /// When it was acknowledged, if it is a write that was.
+    pub(crate) fn acknowledged(&self) -> Option<Moment> {
+        match &self.end {
+            Some((at, Outcome::Stored { .. } | Outcome::Deleted)) => Some(*at),
+            _ => None,
+        }
+    }
+
+    /// Whether it may have changed something.
+    pub(crate) fn may_be_done(&self) -> bool {
+        self.action != Action::Get && !matches!(self.outcome(), Some(Outcome::Refused | Outcome::NotSent))
+    }
+
+    /// Whether it was certainly over before `other` began. One with an unknown outcome may still happen.
+    pub(crate) fn is_older_than(&self, other: &Operation) -> bool {
+        self.acknowledged().is_some_and(|at| at < other.start)
+    }
+
+    pub(crate) fn is_write_of(&self, key: usize) -> bool {
+        self.key == key && self.action != Action::Get
+    }
+
+    pub(crate) fn span(&self) -> (u64, u64) {
+        (self.start.ms, self.end.as_ref().map_or(u64::MAX, |(at, _)| at.ms))
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [start, end] = [self.span().0, self.span().1.min(999_999)].map(|ms| ms as f64 / 1000.0);
+        let key = self.key;
+        let node = self.node + 1;
+        write!(
+            out,
+            "{start:7.3} to {end:7.3} s  client {} at node{node}: {:?} k{key}",
+            self.client, self.action
+        )?;
+        match self.outcome() {
+            Some(outcome) => write!(out, " -> {outcome:?}"),
+            None => write!(out, " -> (under way)"),
+        }
+    }
+}
