@@ -105,7 +105,7 @@ impl Pool {
     ) -> Result<Replied, LinkError> {
         let patient = is_patient(request);
         if !patient && peer.life.is_silent() {
-            return Err(LinkError::Silent(peer.address));
+            return Err(unreachable(peer.address, "it was silent a moment ago"));
         }
         let connection = match peer.lines[lane as usize].open() {
             Some(connection) => connection,

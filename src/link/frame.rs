@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     fn claim() -> Claim {
-        Claim { ring: "0000000000000000".parse().unwrap(), settled_at_ms: None }
+        Claim { ring: "0000000000000000".parse().unwrap(), settled_at_ms: None, clock: 0 }
     }
 
     fn get(key: &str) -> Request {

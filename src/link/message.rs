@@ -138,6 +138,8 @@ pub struct Claim {
     /// All owners that can be reached have been asked, and this one was given the newest they had; the time is the one
     /// that it said when it was asked.
     pub settled_at_ms: Option<u64>,
+    /// The asker's latest version time: what is written now is newer than all that it knew.
+    pub clock: u64,
 }
 
 /// A request.

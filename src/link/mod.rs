@@ -102,7 +102,7 @@ pub enum LinkError {
     /// The connection broke while the request was under way: it may have been done.
     #[error("the link to {0} broke")]
     Broken(SocketAddr),
-    /// Nothing arrives from the peer, or nothing did a moment ago: it may have been done.
+    /// Nothing arrives from the peer although it was asked: it may have been done.
     #[error("{0} is silent")]
     Silent(SocketAddr),
     /// The deadline passed while the peer was alive: it may have been done.

@@ -59,6 +59,11 @@ impl Gathered {
         records.reduce(|best, next| if next.1.version() > best.1.version() { next } else { best })
     }
 
+    /// Whether something was found that may have been written after that time.
+    pub(super) fn is_newer_than(&self, time: u64) -> bool {
+        self.newest().is_some_and(|(_, record)| record.version().time() > time)
+    }
+
     /// Why no owner answered.
     pub(super) fn failure(&self) -> NodeError {
         let reasons: Vec<String> = self

@@ -53,6 +53,7 @@ impl Node {
         claim: Claim,
         deadline: Instant,
     ) -> Vec<Result<Outcome, Refusal>> {
+        self.see_clock(claim.clock);
         let mut results = Vec::with_capacity(operations.len());
         let mut written = Vec::new();
         for (index, operation) in operations.iter().enumerate() {

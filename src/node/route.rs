@@ -18,7 +18,7 @@ use super::gather::Gathered;
 use super::operation::outcome_from_wire;
 use super::{Done, Node, NodeError, Operation, Outcome};
 use crate::link::{Claim, LinkError, Refusal, Reply, Request};
-use crate::model::{Key, NodeId, Record};
+use crate::model::{Fingerprint, Key, NodeId, Record};
 use crate::net::task;
 use crate::telemetry::Route;
 
@@ -56,7 +56,7 @@ impl Node {
         let placement = self.0.placement.load_full();
         let slot = operation.key().slot();
         let primary = placement.ring.primary(slot).ok_or_else(nobody)?;
-        let claim = Claim { ring: placement.ring.fingerprint(), settled_at_ms: None };
+        let claim = self.claim(placement.ring.fingerprint(), None);
         let may_be_read_here =
             matches!(operation, Operation::Get(_)) && placement.has_authority(slot, self.uptime_ms());
         let (outcome, holder, route) = if may_be_read_here || primary == self.id() {
@@ -65,7 +65,7 @@ impl Node {
         } else {
             (self.forward(primary, operation, claim, deadline).await, primary, Route::Forwarded)
         };
-        self.complete(operation, outcome, holder, route, deadline).await
+        self.complete(operation, outcome, holder, route, claim.clock, deadline).await
     }
 
     /// Goes on where an owner has not settled the matter by its answer.
@@ -75,6 +75,7 @@ impl Node {
         outcome: Result<Outcome, Failure>,
         holder: &NodeId,
         route: Route,
+        began: u64,
         deadline: Instant,
     ) -> Performed {
         match outcome {
@@ -86,14 +87,15 @@ impl Node {
             }
             Ok(outcome) => Ok((Done { outcome: outcome.for_clients(), node_id: holder.clone() }, route)),
             Err(Failure::Final(error)) => Err(error),
-            Err(Failure::Elsewhere(_)) => self.settle(operation, false, deadline).await,
-            Err(Failure::Doubtful(_)) => self.settle(operation, true, deadline).await,
+            Err(Failure::Elsewhere(_)) => self.settle(operation, None, deadline).await,
+            Err(Failure::Doubtful(_)) => self.settle(operation, Some(began), deadline).await,
         }
     }
 
     /// Does an operation with all owners that can be reached, whichever those are. `doubtful`: an owner that was asked before
-    /// may have done it.
-    async fn settle(&self, operation: &Operation, mut doubtful: bool, deadline: Instant) -> Performed {
+    /// may have done it, under a version after this time.
+    async fn settle(&self, operation: &Operation, mut doubtful: Option<u64>, deadline: Instant) -> Performed {
+        let began = self.0.versions.latest();
         self.0.metrics.failovers.inc();
         loop {
             let ring = self.ring();
@@ -111,8 +113,10 @@ impl Node {
                 }
                 (_, Some(_)) => match self.act(operation, &found, deadline).await {
                     Ok(done) => return Ok((done, Route::Forwarded)),
-                    // What stands in the way may be this very write.
-                    Err(Failure::Final(NodeError::PreconditionFailed(reason))) if doubtful => {
+                    // What stands in the way may be this very write, unless it is older.
+                    Err(Failure::Final(NodeError::PreconditionFailed(reason)))
+                        if doubtful.is_some_and(|began| found.is_newer_than(began)) =>
+                    {
                         let failed = format!(
                             "the write may have been done before its owner fell silent; now {reason}"
                         );
@@ -121,7 +125,7 @@ impl Node {
                     Err(Failure::Final(error)) => return Err(error),
                     Err(Failure::Elsewhere(error)) => error,
                     Err(Failure::Doubtful(error)) => {
-                        doubtful = true;
+                        doubtful = doubtful.or(Some(began));
                         error
                     }
                 },
@@ -140,6 +144,10 @@ impl Node {
             }
             sleep(PAUSE).await;
         }
+    }
+
+    fn claim(&self, ring: Fingerprint, settled_at_ms: Option<u64>) -> Claim {
+        Claim { ring, settled_at_ms, clock: self.0.versions.latest() }
     }
 
     /// Answers a read by what was gathered, and gives it to the owners that lack it.
@@ -165,7 +173,7 @@ impl Node {
         if !self.bring_up_to_date(operation.key(), found, owner, deadline).await {
             return Err(Failure::Elsewhere(NodeError::ForwardFailed(format!("{owner} took no copy"))));
         }
-        let claim = Claim { ring: self.ring().fingerprint(), settled_at_ms: Some(at_ms) };
+        let claim = self.claim(self.ring().fingerprint(), Some(at_ms));
         let outcome = if owner == self.id() {
             self.serve(operation, claim, deadline).await?
         } else {
@@ -209,7 +217,7 @@ impl Node {
         let deadline = self.deadline();
         self.wait_until_ready(deadline).await;
         let ring = self.ring();
-        let claim = Claim { ring: ring.fingerprint(), settled_at_ms: None };
+        let claim = self.claim(ring.fingerprint(), None);
         let mut by_key: HashMap<&Key, Vec<usize>> = HashMap::with_capacity(operations.len());
         for (index, operation) in operations.iter().enumerate() {
             by_key.entry(operation.key()).or_default().push(index);
@@ -274,7 +282,14 @@ impl Node {
         };
         let mut each = Vec::with_capacity(indexes.len());
         for (outcome, &index) in outcomes.into_iter().zip(indexes) {
-            each.push(self.complete(&operations[index], outcome, primary, Route::Forwarded, deadline));
+            each.push(self.complete(
+                &operations[index],
+                outcome,
+                primary,
+                Route::Forwarded,
+                claim.clock,
+                deadline,
+            ));
         }
         let performed: Vec<Performed> = stream::iter(each).buffered(SETTLING_MAX).collect().await;
         performed.into_iter().map(|performed| performed.map(|(done, _)| done)).collect()
