@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use serde_json::json;
-use shoal::model::{Entry, Key, Lookup, Record, Store, StoreConfig, Version};
+use shoal::model::{Entry, Key, Lookup, Record, Store, StoreConfig, Tombstone, Version};
 use tikv_jemallocator::Jemalloc;
 
 #[global_allocator]
@@ -34,9 +34,10 @@ type Outcome = Result<(), Box<dyn Error>>;
 /// A name to choose it by, and what it runs.
 type Case = (&'static str, fn() -> Outcome);
 
-const CASES: [Case; 11] = [
+const CASES: [Case; 12] = [
     ("million", million),
     ("million-ttl", million_with_ttl),
+    ("tombstones", tombstones),
     ("small", || bounded("16 B + 64 B", 4 * BUDGET, |_| 64)),
     ("mixed", || bounded("1 B to 16 KiB", 4 * BUDGET, |random| 1 + random % (16 << 10))),
     ("skewed", || {
@@ -94,6 +95,27 @@ fn million_entries(name: &str, ttl_ms: Option<u64>) -> Outcome {
     let start = Instant::now();
     let hits = (0..ENTRIES).filter(|number| hit(&store, number * 7919 % ENTRIES)).count();
     println!("  a get of any took {} ns, {hits} hits", start.elapsed().as_nanos() as usize / ENTRIES);
+    Ok(())
+}
+
+/// Deletes far beyond the part of the memory that is for them, so that they come and go.
+fn tombstones() -> Outcome {
+    let store = Store::new(config(1024 * MIB));
+    let empty = resident("self")?;
+    for number in 0..1_000_000_u64 {
+        let (version, now_ms) = (Version::new(number, 1), number / 100);
+        let tombstone = Tombstone { version, expires_at_ms: now_ms + Tombstone::LIFE_MS };
+        // Keys of no order: 2^64 divided by the golden ratio, the multiplier of Fibonacci hashing (Knuth 1973).
+        let key = key(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize)?;
+        store.put_if_newer(&key, Record::Tombstone(tombstone), now_ms)?;
+    }
+    let kept = store.tombstones();
+    let each = |bytes: usize| bytes as f64 / kept as f64;
+    println!(
+        "{kept} tombstones with keys of 16 B: {:.1} B resident each, {:.1} counted",
+        each(resident("self")? - empty),
+        each(store.bytes()),
+    );
     Ok(())
 }
 

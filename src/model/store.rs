@@ -36,7 +36,7 @@ use super::{Key, Record, Slot, Version, mix};
 #[derive(Clone, Copy, Debug)]
 pub struct StoreConfig {
     /// Everything the entries take: keys, values, tables, the allocator's rounding. A thirty-second of it is for tombstones:
-    /// 136 of them to a MiB with keys of 16 bytes. The process adds its own.
+    /// 146 of them to a MiB with keys of 16 bytes. The process adds its own.
     pub memory_bytes_max: usize,
     /// The longest value. A store has fewer shards where this is large: an entry must fit its shard four
     /// times.

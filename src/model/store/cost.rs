@@ -24,9 +24,10 @@ const LARGE: usize = (14 << 10) + 1;
 pub(super) const EXPIRY: usize = 80;
 
 /// Bytes of a tombstone whose key has `key` bytes: the key with its two counts, shared by a node of the tree by key and one of
-/// the order of ends. In the former an entry is 40 bytes: leaves of 456 bytes (512 allocated), inner nodes of 552 (640).
+/// the order of ends. In the former an entry is 40 bytes: leaves of 456 bytes (512 allocated), inner nodes of 552 (640), and at
+/// the least 5 entries in each: (512 + 640 / 5) / 6.
 pub(super) const fn tombstone(key: usize) -> usize {
-    const BY_KEY: usize = 128;
+    const BY_KEY: usize = 112;
     allocated(key + 2 * size_of::<usize>()) + BY_KEY + EXPIRY
 }
 

@@ -26,7 +26,7 @@ impl New {
     }
 }
 
-/// Tombstones have this part of the shard's bytes: with keys of 16 bytes, 136 of them to a MiB of the store.
+/// Tombstones have this part of the shard's bytes: with keys of 16 bytes, 146 of them to a MiB of the store.
 const TOMBSTONES_SHARE: usize = 32;
 
 impl Shard {
