@@ -325,7 +325,7 @@ pub(super) fn wanted(node: &Node, theirs: Vec<(Box<str>, Version)>) -> Result<Ve
     let mut wanted = Vec::new();
     for (index, (key, version)) in theirs.into_iter().enumerate() {
         let held = node.0.store.peek(&parse(key)?, node.now_ms());
-        if held.is_none_or(|held| held.version() < version) {
+        if held.is_none_or(|held| held.version() < version || cfg!(feature = "fault-no-versions")) {
             wanted.push(index as u32);
         }
     }
