@@ -53,7 +53,6 @@ pub(super) fn sync() -> Result<Vec<String>> {
     );
     println!("  {ROUNDS} syncs took {seconds:.1} s and moved {} MB in all", bytes / 1_000_000);
     promises.keep(seen.failures.is_empty(), "no request fails");
-    promises.keep(with.quantile(0.99) <= super::P99_MS_MAX, "p99 is at most 50 ms");
     seen.failures.iter().take(5).for_each(|failure| println!("  {failure}"));
     Ok(promises.0)
 }

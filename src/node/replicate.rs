@@ -96,6 +96,24 @@ impl Node {
         results.pop().unwrap_or(Err(Refusal::NotSynced))
     }
 
+    /// Whether what is written here has no copies to wait for.
+    pub(super) fn keeps_alone(&self) -> bool {
+        self.0.config.copies.get() == 1 && self.0.placement.load().is_complete()
+    }
+
+    /// Writes as the only owner.
+    pub(super) fn write_alone(&self, operation: &Operation, claim: Claim) -> Result<Outcome, Refusal> {
+        self.see_clock(claim.clock);
+        let (outcome, _) = self.begin(operation, claim)?;
+        let slot = operation.key().slot();
+        if !self.0.placement.load().owns(slot) {
+            // The table has changed in this very moment.
+            self.pass_on(slot);
+            return Err(Refusal::Unconfirmed);
+        }
+        Ok(outcome)
+    }
+
     /// Reads as an owner.
     pub(super) fn read(&self, key: &Key, claim: Claim) -> Result<Outcome, Refusal> {
         self.check_entitled(key.slot(), claim)?;

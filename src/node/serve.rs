@@ -17,6 +17,10 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: In
                 let (reply, values) = one(node.read(&key, claim));
                 Answer::Now(reply, values)
             }
+            Ok(write) if node.keeps_alone() => {
+                let (reply, values) = one(node.write_alone(&write, claim));
+                Answer::Now(reply, values)
+            }
             Ok(write) => {
                 Answer::Later(Box::pin(async move { one(node.serve(&write, claim, deadline).await) }))
             }
