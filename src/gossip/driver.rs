@@ -74,10 +74,11 @@ impl Driver {
                 () = sleep_until(deadline) => {}
             }
             let lateness = Instant::now().saturating_duration_since(deadline);
-            self.drain(&mut buffer);
+            // Before the datagrams: timers that they start run from now on.
             if lateness > LATE {
                 self.machine.excuse(lateness);
             }
+            self.drain(&mut buffer);
             let now = self.now();
             self.machine.run_timers(now);
             if let Some(command) = command {

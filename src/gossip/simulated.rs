@@ -118,7 +118,7 @@ impl World {
         self.hosts.get_mut(&port).unwrap().paused = true;
     }
 
-    /// As the driver does after a late wake: first what has arrived, then the excuse, then timers.
+    /// As the driver does after a late wake: first the excuse, then what has arrived, then timers.
     fn resume(&mut self, port: u16) {
         let now = self.present();
         let arrived: Vec<_> = self
@@ -129,11 +129,11 @@ impl World {
         self.hosts.get_mut(&port).unwrap().paused = false;
         self.with(port, |machine, _| {
             let lateness = now.instant.saturating_duration_since(machine.next_deadline());
-            for datagram in arrived {
-                machine.receive(&datagram, now).unwrap();
-            }
             if lateness > LATE {
                 machine.excuse(lateness);
+            }
+            for datagram in arrived {
+                machine.receive(&datagram, now).unwrap();
             }
             machine.run_timers(now);
         });
@@ -300,6 +300,21 @@ fn a_process_that_was_stopped_for_ten_seconds_declares_nobody_dead() {
         }
         assert_eq!(world.count(2, |event| matches!(event, GossipEvent::Stalled(_))), 1);
         assert!(world.count(2, renewed) >= 1);
+    }
+}
+
+#[test]
+fn a_process_that_was_stopped_notices_who_died_meanwhile() {
+    for seed in 0..10 {
+        let mut world = World::formed(5, seed * 100);
+        world.pause(1);
+        world.run(Duration::from_secs(2));
+        world.kill(2);
+        world.run(Duration::from_secs(10));
+        assert_eq!(world.status_at(3, 2), Some(Status::Unhealthy));
+        world.resume(1);
+        world.run(Duration::from_secs(3));
+        assert_eq!(world.status_at(1, 2), Some(Status::Unhealthy), "seed {seed}");
     }
 }
 
