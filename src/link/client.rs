@@ -88,6 +88,12 @@ impl Pool {
         }
     }
 
+    /// Whether anything has arrived from the node at `address` within that time. One that was not asked before counts as heard
+    /// just now.
+    pub fn has_heard(&self, address: SocketAddr, within: Duration) -> bool {
+        self.peer(address).life.heard_at().elapsed() < within
+    }
+
     fn peer(&self, address: SocketAddr) -> Arc<Peer> {
         if let Some(peer) = self.peers.read().get(&address) {
             return peer.clone();
@@ -135,9 +141,12 @@ fn is_bulk(request: &Request) -> bool {
     matches!(request, Request::Sync(_) | Request::Digests(_) | Request::Versions(_))
 }
 
-/// Asks for news of the peer itself, so that it must not be answered by what was noticed before.
+/// Asks for news of the peer itself, so that it must not be answered by what was noticed before; or nobody is kept waiting by
+/// it.
 fn is_patient(request: &Request) -> bool {
-    matches!(request, Request::Vouch { .. } | Request::Ping { .. } | Request::Members | Request::Leave)
+    let is_news =
+        matches!(request, Request::Vouch { .. } | Request::Ping { .. } | Request::Members | Request::Leave);
+    is_news || is_bulk(request)
 }
 
 #[derive(Debug)]
@@ -168,12 +177,15 @@ impl Peer {
                 return Ok(answered);
             }
             let now = Instant::now();
+            alive_at = if now > until + LATENESS { now } else { alive_at.max(self.life.heard_at()) };
+            let is_silent = now.duration_since(alive_at) >= SILENCE;
+            if is_silent {
+                self.life.fall_silent(now);
+            }
             if now >= deadline {
                 return Err(LinkError::Late(self.address));
             }
-            alive_at = if now > until + LATENESS { now } else { alive_at.max(self.life.heard_at()) };
-            if now.duration_since(alive_at) >= SILENCE {
-                self.life.fall_silent(now);
+            if is_silent {
                 return Err(LinkError::Silent(self.address));
             }
             if let Some(connection) = self.lines[Lane::Requests as usize].open() {

@@ -100,6 +100,17 @@ pub enum Refusal {
     Overloaded,
 }
 
+/// How far a node may answer for a slot, by the asker's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// It does not own the slot, or may lack something.
+    None,
+    /// It has whatever was acknowledged, but for what the other owners may have done meanwhile.
+    Synced,
+    /// Nobody has anything newer.
+    Authority,
+}
+
 /// The head of an entry, or a tombstone, that goes from node to node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordHead {
@@ -214,8 +225,10 @@ pub enum Reply {
     Peeked {
         /// The record, if there is a live one.
         record: Option<RecordHead>,
-        /// Whether this node, by the asker's table, owns the slot and has whatever was acknowledged.
-        synced: bool,
+        /// What the record, or having none, says of all others.
+        standing: Standing,
+        /// Members from which this node hears nothing.
+        unheard: Vec<NodeId>,
         /// The answering process's own time, in milliseconds.
         at_ms: u64,
     },

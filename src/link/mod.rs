@@ -17,7 +17,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use self::client::Pool;
-pub use self::message::{Claim, Operation, Outcome, RecordHead, RecordKind, Refusal, Reply, Request};
+pub use self::message::{
+    Claim, Operation, Outcome, RecordHead, RecordKind, Refusal, Reply, Request, Standing,
+};
 pub use self::server::{Answer, Service, serve};
 
 /// The protocol's name in the `Upgrade` header; the number grows when frames change incompatibly.
@@ -55,8 +57,9 @@ const OUTSTANDING_MAX: usize = 8192;
 const QUEUED_BYTES_MAX: usize = 64 << 20;
 /// A peer that has been asked and from which nothing at all arrives for this long is taken for stopped or cut off.
 pub const SILENCE: Duration = Duration::from_millis(100);
-/// How long a peer found silent is not asked again, unless something arrives from it first.
-const SILENT_FOR: Duration = Duration::from_millis(500);
+/// How long a peer found silent is not asked again, unless something arrives from it first. It always is asked for its word
+/// meanwhile.
+const SILENT_FOR: Duration = Duration::from_secs(1);
 /// A wait that ends this much late means that this process itself did not run: then the peer is not judged.
 const LATENESS: Duration = Duration::from_millis(30);
 /// How long a peer may take to accept a connection and the upgrade.

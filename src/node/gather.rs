@@ -1,7 +1,8 @@
 //! What the owners of a key have, all asked at once: the way out when one of them cannot answer alone.
 //!
-//! Does not decide who acts; see [`super::route`]. Invariant: unless an owner says that it is synced, every member is
-//! asked, and so is every one that has left and is still there, so that nothing that is held anywhere is missed.
+//! Does not decide who acts; see [`super::route`]. Invariant: unless an owner knows that nobody has anything newer, every member
+//! is asked, and so is every one that has left and is still there. Only what nobody can reach is done without: members of
+//! which neither the asker nor anybody who answered has heard for a while.
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -12,49 +13,66 @@ use super::placement::Placement;
 use super::replicate::Copied;
 use super::route::unexpected;
 use super::{Node, NodeError};
-use crate::link::{LinkError, Reply, Request};
+use crate::link::{LinkError, Reply, Request, Standing};
 use crate::model::{Fingerprint, Key, NodeId, Record};
 
 /// What a node's own store has.
 pub(super) struct Peeked {
     pub(super) record: Option<Record>,
-    /// Whether the node owns the slot and has whatever was acknowledged.
-    pub(super) synced: bool,
+    standing: Standing,
+    unheard: Vec<NodeId>,
     at_ms: u64,
 }
+
+type Answer = (NodeId, Result<Peeked, LinkError>);
 
 /// The answers, those of the owners first and in their order.
 pub(super) struct Gathered {
     owners: usize,
-    answers: Vec<(NodeId, Result<Peeked, LinkError>)>,
+    is_everybody: bool,
+    answers: Vec<Answer>,
 }
 
 impl Gathered {
-    /// Whether nothing newer can be anywhere: an owner that is synced has answered, or everybody that is still there.
+    /// Whether nothing newer can be anywhere.
     pub(super) fn is_conclusive(&self) -> bool {
-        let is_synced = |answer: &Result<Peeked, _>| answer.as_ref().is_ok_and(|peeked| peeked.synced);
-        let has_answered = |answer: &Result<_, _>| matches!(answer, Ok(_) | Err(LinkError::Refused(_)));
-        self.answers.iter().any(|(_, answer)| is_synced(answer))
-            || self.answers.iter().all(|(_, answer)| has_answered(answer))
+        let any = |standing| self.peeked().any(|(_, peeked)| peeked.standing == standing);
+        let is_settled = |(member, answer): &Answer| {
+            matches!(answer, Ok(_) | Err(LinkError::Refused(_))) || self.is_unheard(member)
+        };
+        any(Standing::Authority)
+            || any(Standing::Synced) && self.owners().iter().all(is_settled)
+            || self.is_everybody && self.answers.iter().all(is_settled)
+    }
+
+    /// Whether nobody hears from a member.
+    fn is_unheard(&self, member: &NodeId) -> bool {
+        self.is_everybody && self.peeked().all(|(_, peeked)| peeked.unheard.contains(member))
+    }
+
+    fn owners(&self) -> &[Answer] {
+        &self.answers[..self.owners]
+    }
+
+    /// Those that answered.
+    fn peeked(&self) -> impl Iterator<Item = (&NodeId, &Peeked)> {
+        peeked(&self.answers)
     }
 
     /// The first owner that answered; without one, whoever has something.
     pub(super) fn first(&self) -> Option<&NodeId> {
-        let owner = self.actor().map(|(owner, _)| owner);
+        let owner = self.actors().next().map(|(owner, _)| owner);
         owner.or_else(|| self.newest().map(|(holder, _)| holder))
     }
 
-    /// The owner that is to act, and its own time when it answered.
-    pub(super) fn actor(&self) -> Option<(&NodeId, u64)> {
-        let owners = self.answers.iter().take(self.owners);
-        owners.filter_map(|(owner, answer)| Some((owner, answer.as_ref().ok()?.at_ms))).next()
+    /// The owners that may act, and the time of each when it answered.
+    pub(super) fn actors(&self) -> impl Iterator<Item = (&NodeId, u64)> {
+        peeked(self.owners()).map(|(owner, peeked)| (owner, peeked.at_ms))
     }
 
     /// The newest record, and who has it.
     pub(super) fn newest(&self) -> Option<(&NodeId, &Record)> {
-        let records =
-            self.answers.iter().filter_map(|(holder, answer)| Some((holder, answer.as_ref().ok()?)));
-        let records = records.filter_map(|(holder, peeked)| Some((holder, peeked.record.as_ref()?)));
+        let records = self.peeked().filter_map(|(holder, peeked)| Some((holder, peeked.record.as_ref()?)));
         // Of equals the first, which is the owner that comes first.
         records.reduce(|best, next| if next.1.version() > best.1.version() { next } else { best })
     }
@@ -66,48 +84,45 @@ impl Gathered {
 
     /// Why no owner answered.
     pub(super) fn failure(&self) -> NodeError {
-        let reasons: Vec<String> = self
-            .answers
-            .iter()
-            .take(self.owners)
-            .filter_map(|(_, answer)| Some(answer.as_ref().err()?.to_string()))
-            .collect();
+        let errors = self.owners().iter().filter_map(|(_, answer)| answer.as_ref().err());
+        let reasons: Vec<String> = errors.map(ToString::to_string).collect();
         NodeError::ForwardFailed(format!("no owner of the key could be reached: {}", reasons.join("; ")))
     }
 
     /// Owners that answered and lack the newest.
     fn behind(&self) -> impl Iterator<Item = &NodeId> {
         let newest = self.newest().map(|(_, record)| record.version());
-        let owners = self.answers.iter().take(self.owners);
-        let answered = owners.filter_map(|(owner, answer)| Some((owner, answer.as_ref().ok()?)));
         let lacks = move |peeked: &Peeked| peeked.record.as_ref().map(Record::version) < newest;
-        answered.filter(move |(_, peeked)| lacks(peeked)).map(|(owner, _)| owner)
+        peeked(self.owners()).filter(move |(_, peeked)| lacks(peeked)).map(|(owner, _)| owner)
     }
 }
 
+fn peeked(answers: &[Answer]) -> impl Iterator<Item = (&NodeId, &Peeked)> {
+    answers.iter().filter_map(|(member, answer)| Some((member, answer.as_ref().ok()?)))
+}
+
 impl Node {
-    /// Asks all owners, and if none of them is synced everybody.
+    /// Asks all owners, and if that settles nothing everybody.
     pub(super) async fn gather(&self, key: &Key, deadline: Instant) -> Gathered {
         let placement = self.0.placement.load_full();
         let owners: Vec<NodeId> = placement.ring.owners(key.slot()).cloned().collect();
         let mut found = self.peek_at_all(&placement, owners, key, deadline).await;
-        let is_synced =
-            |(_, answer): &(_, Result<Peeked, _>)| answer.as_ref().is_ok_and(|peeked| peeked.synced);
-        if !found.answers.iter().any(is_synced) {
-            let others = placement.others().map(|(member, _)| member);
-            let others = others.filter(|member| !placement.ring.owns(member, key.slot())).cloned();
+        if !found.is_conclusive() {
+            let members = placement.addresses.keys();
+            let others = members.filter(|member| !placement.ring.owns(member, key.slot())).cloned();
             found.answers.extend(self.peek_at_all(&placement, others.collect(), key, deadline).await.answers);
+            found.is_everybody = true;
         }
         found
     }
 
-    /// Asks the owners besides one that is synced and has nothing.
+    /// Asks the owners besides one that has authority, and nothing.
     pub(super) async fn gather_besides(&self, key: &Key, one: &NodeId, deadline: Instant) -> Gathered {
         let placement = self.0.placement.load_full();
         let owners: Vec<NodeId> = placement.ring.owners(key.slot()).cloned().collect();
         let others = owners.into_iter().filter(|owner| owner != one).collect();
         let mut found = self.peek_at_all(&placement, others, key, deadline).await;
-        let nothing = Peeked { record: None, synced: true, at_ms: 0 };
+        let nothing = Peeked { record: None, standing: Standing::Authority, unheard: Vec::new(), at_ms: 0 };
         found.answers.insert(0, (one.clone(), Ok(nothing)));
         found.owners += 1;
         found
@@ -122,18 +137,24 @@ impl Node {
     ) -> Gathered {
         let asking = members.iter().map(|member| self.peek_at(placement, member, key, deadline));
         let answers = join_all(asking).await;
-        Gathered { owners: members.len(), answers: members.into_iter().zip(answers).collect() }
+        let (owners, answers) = (members.len(), members.into_iter().zip(answers).collect());
+        Gathered { owners, is_everybody: false, answers }
     }
 
     /// What this node's own store has.
     pub(super) fn peek_here(&self, key: &Key, theirs: Fingerprint) -> Peeked {
         let placement = self.0.placement.load();
-        let is_synced = placement.owns(key.slot()) && placement.is_synced(key.slot(), self.woke_ms());
-        Peeked {
-            record: self.0.store.peek(key, self.now_ms()),
-            synced: is_synced && self.is_ready() && theirs == placement.ring.fingerprint(),
-            at_ms: self.uptime_ms(),
-        }
+        let (slot, now_ms, woke_ms) = (key.slot(), self.uptime_ms(), self.woke_ms());
+        let is_sure = self.is_ready() && placement.owns(slot) && theirs == placement.ring.fingerprint();
+        let standing = if is_sure && placement.has_authority(slot, now_ms) {
+            Standing::Authority
+        } else if is_sure && placement.is_synced(slot, woke_ms) {
+            Standing::Synced
+        } else {
+            Standing::None
+        };
+        let record = self.0.store.peek(key, self.now_ms());
+        Peeked { record, standing, unheard: self.unheard(&placement), at_ms: now_ms }
     }
 
     /// What a node's own store has.
@@ -153,11 +174,11 @@ impl Node {
         };
         let request = Request::Peek { key: key.as_str().into(), ring };
         match self.0.links.call(address, &request, &[], deadline).await? {
-            (Reply::Peeked { record, synced, at_ms }, mut values) => {
+            (Reply::Peeked { record, standing, unheard, at_ms }, mut values) => {
                 let record = record.map(|head| record_from_wire(head, &mut values)).transpose();
                 // A record that cannot be read is as good as no answer.
                 let record = record.map_err(|_| LinkError::Broken(address))?;
-                Ok(Peeked { record: record.map(|(_, record)| record), synced, at_ms })
+                Ok(Peeked { record: record.map(|(_, record)| record), standing, unheard, at_ms })
             }
             (other, _) => {
                 tracing::warn!(error = %unexpected(member, &other), "a peek was not answered");
@@ -195,11 +216,11 @@ impl Node {
 
 /// As it travels.
 pub(super) fn peeked_to_wire(key: &Key, peeked: Peeked) -> (Reply, Vec<Bytes>) {
-    let Peeked { record, synced, at_ms } = peeked;
+    let Peeked { record, standing, unheard, at_ms } = peeked;
     let (record, value) = match record.map(|record| super::operation::record_to_wire(key, record)) {
         Some((head, value)) => (Some(head), value),
         None => (None, Bytes::new()),
     };
     let values = if value.is_empty() { Vec::new() } else { vec![value] };
-    (Reply::Peeked { record, synced, at_ms }, values)
+    (Reply::Peeked { record, standing, unheard, at_ms }, values)
 }

@@ -126,7 +126,7 @@ impl Node {
         let identity = gossip.identity().clone();
         let alone = [(identity.node_id.clone(), identity.address)].into();
         let placement = Placement::new(&identity.node_id, &alone, &BTreeMap::new(), config.copies, 0);
-        placement.reconsider(true);
+        placement.reconsider(true, |_| false);
         let node = Node(Arc::new(Inner {
             versions: Clock::new(&identity.node_id),
             store: Store::new(config.store),

@@ -1,29 +1,38 @@
 //! The table in force, where its members are, and how far this node may trust its own memory under it.
 //!
 //! A node answers for a slot by itself while every member has said what it lacks (see [`Ledger`]), this slot is not among
-//! that, and the word of the slot's other owners has not run out. Invariant: a new table starts without anybody's word.
+//! that, and the word of the slot's other owners has not run out; an only owner needs that of all members, one of which
+//! would act in its place. A member that stays out of reach is not waited for. Invariant: a new table starts without
+//! anybody's word.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::model::{Ledger, NodeId, Ring, Slot, SlotSet};
+
+/// How long a table waits for the word of a member from which nothing at all is heard. Longer than anything but a fault
+/// between two members whose gossip passes, which may last: until then requests ask everybody.
+pub(super) const EXCUSED_AFTER: Duration = Duration::from_secs(2);
 
 /// A table and what goes with it.
 #[derive(Debug)]
 pub(super) struct Placement {
     pub(super) ring: Arc<Ring>,
     /// Of the members, this node among them, and of those that have left and still hand over what they hold.
-    pub(super) addresses: Arc<BTreeMap<NodeId, SocketAddr>>,
+    pub(super) addresses: BTreeMap<NodeId, SocketAddr>,
     me: NodeId,
     /// Milliseconds since the process started, here as in all of this module.
     since_ms: u64,
     /// By the member's place in the ring: until when its word holds.
     words: Box<[AtomicU64]>,
+    /// Until when the words of all other members hold.
+    all_words: AtomicU64,
     /// A bit for each slot in which somebody has something newer, or may have.
     unsynced: Box<[AtomicU64]>,
     /// Whether all have been heard.
@@ -58,10 +67,11 @@ impl Placement {
             words: ring.members().iter().map(|_| AtomicU64::new(0)).collect(),
             unsynced: SlotSet::full().words().map(AtomicU64::new).collect(),
             complete: AtomicBool::new(false),
+            all_words: AtomicU64::new(if members.len() == 1 { u64::MAX } else { 0 }),
             oldest_ms: AtomicU64::new(0),
             said: Mutex::new(voices.collect()),
             ring: Arc::new(ring),
-            addresses: Arc::new(addresses),
+            addresses,
             me: me.clone(),
             since_ms: now_ms,
         }
@@ -94,8 +104,9 @@ impl Placement {
         self.ring.owns(&self.me, slot)
     }
 
-    /// Whether this node, an owner, has all that was acknowledged, as far as it was told since it last woke up. What it was
-    /// told before says nothing: others may have acted in its place.
+    /// Whether this node, an owner, has all that was acknowledged, as far as it was told since it last woke up; what the
+    /// other owners have done since, it may not know. What it was told before it woke says nothing: others may have acted in
+    /// its place.
     pub(super) fn is_synced(&self, slot: Slot, woke_ms: u64) -> bool {
         self.is_clean(slot) && self.oldest_ms.load(Ordering::Acquire) >= woke_ms
     }
@@ -105,10 +116,19 @@ impl Placement {
         self.unsynced[word].load(Ordering::Acquire) & bit == 0
     }
 
+    /// When it was put in force.
+    pub(super) fn since_ms(&self) -> u64 {
+        self.since_ms
+    }
+
     /// Whether this node may answer for the slot out of its own memory.
     pub(super) fn has_authority(&self, slot: Slot, now_ms: u64) -> bool {
         let mut is_owner = false;
-        let all_stand_by = self.ring.owner_places(slot).iter().all(|place| {
+        let places = self.ring.owner_places(slot);
+        if places.len() == 1 && self.all_words.load(Ordering::Acquire) <= now_ms {
+            return false;
+        }
+        let all_stand_by = places.iter().all(|place| {
             let place = usize::from(*place);
             let is_me = self.ring.members()[place] == self.me;
             is_owner |= is_me;
@@ -147,9 +167,13 @@ impl Placement {
         if let Some(said) = self.said.lock().get_mut(member) {
             *said = Some(Word { dirty, asked_ms });
         }
-        self.reconsider(self.is_complete());
+        self.reconsider(self.is_complete(), |_| false);
         if let Some(place) = self.place(member) {
             self.words[place].store(asked_ms + Ledger::LEASE_MS, Ordering::Release);
+            let others =
+                self.ring.members().iter().zip(&self.words).filter(|(member, _)| **member != self.me);
+            let until_ms = others.map(|(_, word)| word.load(Ordering::Acquire)).min();
+            self.all_words.store(until_ms.unwrap_or(u64::MAX), Ordering::Release);
         }
     }
 
@@ -158,10 +182,13 @@ impl Placement {
         self.said.lock().remove(member);
     }
 
-    /// Works out again what is unsynced. `free`: no vouch that this node gave under another table still holds.
-    pub(super) fn reconsider(&self, free: bool) {
+    /// Works out again what is unsynced. `free`: no vouch that this node gave under another table still holds. Who
+    /// `is_excused` is not waited for.
+    pub(super) fn reconsider(&self, free: bool, is_excused: impl Fn(SocketAddr) -> bool) {
         let said = self.said.lock();
-        let all_heard = said.values().all(Option::is_some);
+        let all_heard = said.iter().all(|(member, word)| {
+            word.is_some() || self.addresses.get(member).copied().is_some_and(&is_excused)
+        });
         if !free || !all_heard {
             return;
         }

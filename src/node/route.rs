@@ -22,8 +22,9 @@ use crate::model::{Fingerprint, Key, NodeId, Record};
 use crate::net::task;
 use crate::telemetry::Route;
 
-/// How soon to look again when nobody could act: a table is about to change, or a word to run out.
-const PAUSE: Duration = Duration::from_millis(20);
+/// How soon to look again when nobody could act, because a table is about to change, or a word to run out; then twice as
+/// long each time up to the second, so that requests which wait together do not become a load of their own.
+const PAUSE: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(100)];
 /// How long before its deadline a read is answered by the best that was found, if nobody could say that it is the newest.
 const LAST_WORD: Duration = Duration::from_millis(400);
 /// Operations of one batch that are settled one by one at a time.
@@ -97,30 +98,22 @@ impl Node {
     async fn settle(&self, operation: &Operation, mut doubtful: Option<u64>, deadline: Instant) -> Performed {
         let began = self.0.versions.latest();
         self.0.metrics.failovers.inc();
+        let mut pause = PAUSE[0];
         loop {
-            let ring = self.ring();
             let found = self.gather(operation.key(), deadline).await;
             let failure = match (operation, found.first()) {
                 // Better late than old: somebody silent may have acted while this node, or an owner, did not run.
-                (Operation::Get(_), Some(_))
-                    if !found.is_conclusive() && Instant::now() + LAST_WORD < deadline =>
+                (Operation::Get(_), Some(first))
+                    if found.is_conclusive() || Instant::now() + LAST_WORD >= deadline =>
                 {
-                    found.failure()
-                }
-                (Operation::Get(_), Some(first)) => {
                     let done = self.found(operation, &found, first, deadline).await;
                     return Ok((done, Route::Forwarded));
                 }
+                (Operation::Get(_), Some(_)) => found.failure(),
                 (_, Some(_)) => match self.act(operation, &found, deadline).await {
                     Ok(done) => return Ok((done, Route::Forwarded)),
-                    // What stands in the way may be this very write, unless it is older.
-                    Err(Failure::Final(NodeError::PreconditionFailed(reason)))
-                        if doubtful.is_some_and(|began| found.is_newer_than(began)) =>
-                    {
-                        let failed = format!(
-                            "the write may have been done before its owner fell silent; now {reason}"
-                        );
-                        return Err(NodeError::ForwardFailed(failed));
+                    Err(Failure::Final(error @ NodeError::PreconditionFailed(_))) => {
+                        return Err(self.explain(error, operation.key(), doubtful, deadline).await);
                     }
                     Err(Failure::Final(error)) => return Err(error),
                     Err(Failure::Elsewhere(error)) => error,
@@ -129,21 +122,34 @@ impl Node {
                         error
                     }
                 },
-                (_, None) => {
-                    let failure = found.failure();
-                    // All are gone. If the table names others by now, those are asked; and one that is only silent may be
-                    // heard again.
-                    if found.is_conclusive() && ring.fingerprint() == self.ring().fingerprint() {
-                        return Err(failure);
-                    }
-                    failure
-                }
+                // Even if all are gone: the table is about to name others.
+                (_, None) => found.failure(),
             };
-            if Instant::now() + PAUSE >= deadline {
+            if Instant::now() + pause >= deadline {
                 return Err(failure);
             }
-            sleep(PAUSE).await;
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE[1]);
         }
+    }
+
+    /// What a condition that does not hold means for a write that may have been done before: what stands in its way may be
+    /// this very write, unless it is older.
+    async fn explain(
+        &self,
+        refused: NodeError,
+        key: &Key,
+        doubtful: Option<u64>,
+        deadline: Instant,
+    ) -> NodeError {
+        let Some(began) = doubtful else { return refused };
+        // Gathered anew: it may have arrived only after the last time.
+        if !self.gather(key, deadline).await.is_newer_than(began) {
+            return refused;
+        }
+        NodeError::ForwardFailed(format!(
+            "the write may have been done before its owner fell silent; now {refused}"
+        ))
     }
 
     fn claim(&self, ring: Fingerprint, settled_at_ms: Option<u64>) -> Claim {
@@ -167,19 +173,27 @@ impl Node {
         }
     }
 
-    /// Has the first owner that answered do a write, after giving it the newest of what was gathered.
+    /// Has the first owner that is able to do a write, after giving it the newest of what was gathered.
     async fn act(&self, operation: &Operation, found: &Gathered, deadline: Instant) -> Result<Done, Failure> {
-        let Some((owner, at_ms)) = found.actor() else { return Err(Failure::Elsewhere(nobody())) };
-        if !self.bring_up_to_date(operation.key(), found, owner, deadline).await {
-            return Err(Failure::Elsewhere(NodeError::ForwardFailed(format!("{owner} took no copy"))));
+        let mut failure = Failure::Elsewhere(found.failure());
+        for (owner, at_ms) in found.actors() {
+            if !self.bring_up_to_date(operation.key(), found, owner, deadline).await {
+                failure = Failure::Elsewhere(NodeError::ForwardFailed(format!("{owner} took no copy")));
+                continue;
+            }
+            let claim = self.claim(self.ring().fingerprint(), Some(at_ms));
+            let outcome = if owner == self.id() {
+                self.serve(operation, claim, deadline).await.map_err(Failure::from)
+            } else {
+                self.forward(owner, operation, claim, deadline).await
+            };
+            match outcome {
+                Ok(outcome) => return Ok(Done { outcome, node_id: owner.clone() }),
+                Err(Failure::Elsewhere(error)) => failure = Failure::Elsewhere(error),
+                Err(other) => return Err(other),
+            }
         }
-        let claim = self.claim(self.ring().fingerprint(), Some(at_ms));
-        let outcome = if owner == self.id() {
-            self.serve(operation, claim, deadline).await?
-        } else {
-            self.forward(owner, operation, claim, deadline).await?
-        };
-        Ok(Done { outcome, node_id: owner.clone() })
+        Err(failure)
     }
 
     async fn forward(

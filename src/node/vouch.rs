@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::placement::Placement;
+use super::placement::{EXCUSED_AFTER, Placement};
 use super::{Contact, Node};
 use crate::link::{LinkError, Reply, Request, SILENCE};
 use crate::model::{Fingerprint, Ledger, NodeId, SlotSet};
@@ -26,6 +26,9 @@ const IMPATIENT_PERIOD: Duration = Duration::from_millis(25);
 const ASLEEP: Duration = SILENCE;
 /// How long one that has left may be silent before it counts as gone.
 const DEPARTED_FOR: Duration = Duration::from_secs(5);
+/// A member from which nothing was heard for this long counts as out of reach: its last word, asked for at most a period
+/// before that, is about to run out.
+const UNHEARD_FOR: Duration = Duration::from_millis(Ledger::LEASE_MS - PERIOD.as_millis() as u64);
 
 /// Asks the members of whatever table is in force.
 pub(super) async fn run(node: Node) {
@@ -152,9 +155,18 @@ impl Node {
         self.0.pulse.woke_ms.load(Ordering::Acquire)
     }
 
+    /// The members that are out of this node's reach.
+    pub(super) fn unheard(&self, placement: &Placement) -> Vec<NodeId> {
+        let unheard =
+            placement.others().filter(|(_, address)| !self.0.links.has_heard(*address, UNHEARD_FOR));
+        unheard.map(|(member, _)| member.clone()).collect()
+    }
+
     pub(super) fn reconsider(&self, placement: &Placement) {
-        let ring = placement.ring.fingerprint();
-        let bound = self.0.ledger.lock().is_bound_elsewhere(None, ring, self.uptime_ms());
-        placement.reconsider(!bound);
+        let (ring, now_ms) = (placement.ring.fingerprint(), self.uptime_ms());
+        let bound = self.0.ledger.lock().is_bound_elsewhere(None, ring, now_ms);
+        let may_excuse = now_ms >= placement.since_ms() + EXCUSED_AFTER.as_millis() as u64;
+        let is_excused = |address| may_excuse && !self.0.links.has_heard(address, EXCUSED_AFTER);
+        placement.reconsider(!bound, is_excused);
     }
 }

@@ -89,6 +89,13 @@ impl Operation {
         self.action != Action::Get && !matches!(self.outcome(), Some(Outcome::Refused | Outcome::NotSent))
     }
 
+    /// Whether it has a condition, and the answer is that this may fail only because the operation itself was done before.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        let conditional = matches!(self.action, Action::Create(_) | Action::Replace(..));
+        let says_so = |text: &str| text.contains("the write may have been done before");
+        conditional && matches!(self.outcome(), Some(Outcome::Unknown(text)) if says_so(text))
+    }
+
     /// Whether it was certainly over before `other` began. One with an unknown outcome may still happen.
     pub(crate) fn is_older_than(&self, other: &Operation) -> bool {
         self.acknowledged().is_some_and(|at| at < other.start)

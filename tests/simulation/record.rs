@@ -95,14 +95,17 @@ impl History {
         found
     }
 
-    /// Every request to a node that was up ends in time, and not with an error unless too much is wrong.
+    /// Every request to a node that was up ends in time, and not with an error unless too much is wrong. One that has a
+    /// condition may also end in doubt when a node fell silent, as its own effect may be what stands in its way.
     fn check_answers(&self, schedule: &Schedule) -> Vec<Violation> {
         let wrong = self.operations.iter().filter_map(|operation| {
             let (start, end) = operation.span();
             let up_to = end.min(start + ANSWER_MS_MAX);
             let is_late = end.saturating_sub(start) > ANSWER_MS_MAX;
             let is_error = matches!(operation.outcome(), Some(Outcome::Unknown(_) | Outcome::NotSent));
-            let what = match (is_late, is_error && !schedule.is_too_much(start, up_to)) {
+            let is_excused = schedule.is_too_much(start, up_to)
+                || operation.is_in_doubt() && schedule.is_felt(start, up_to);
+            let what = match (is_late, is_error && !is_excused) {
                 _ if !schedule.was_up(operation.node, start, up_to) => return None,
                 (true, _) => "no answer in time",
                 (_, true) => "an error although little is wrong",

@@ -117,11 +117,13 @@ fn strike(world: &mut World, schedule: &Schedule, event: &Event, begins: bool) {
 
 /// Makes the network what all faults together make of it.
 fn set_network<'a>(world: &mut World, schedule: &Schedule, active: impl Iterator<Item = &'a Fault>) {
-    let (mut pairs, mut silent, mut datagrams) = (Vec::new(), BTreeSet::new(), DatagramFaults::default());
+    let (mut pairs, mut silent, mut unreachable) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+    let mut datagrams = DatagramFaults::default();
     for fault in active {
         pairs.extend(fault.cuts(schedule.nodes_ever()));
         match fault {
             Fault::PowerCut { node } => drop(silent.insert(*node)),
+            Fault::Unreachable { node } => drop(unreachable.insert(*node)),
             Fault::Datagrams { loss, duplication, corruption } => {
                 datagrams.loss = datagrams.loss.max(*loss);
                 datagrams.duplication = datagrams.duplication.max(*duplication);
@@ -130,7 +132,7 @@ fn set_network<'a>(world: &mut World, schedule: &Schedule, active: impl Iterator
             _ => {}
         }
     }
-    world.set_cuts(pairs, &silent);
+    world.set_cuts(pairs, &silent, unreachable);
     world.set_datagram_faults(datagrams);
 }
 

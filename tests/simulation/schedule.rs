@@ -28,6 +28,8 @@ pub(crate) enum Fault {
     OneAgainstAll { node: usize },
     /// Nothing passes from one node to another; the way back is open.
     OneWayCut { from: usize, to: usize },
+    /// No connection to this node's port carries anything; datagrams and its own connections to others pass.
+    Unreachable { node: usize },
     /// Datagrams of all nodes go astray, each with these probabilities.
     Datagrams { loss: f64, duplication: f64, corruption: f64 },
     /// The clock of a node is off.
@@ -57,12 +59,13 @@ pub(crate) struct Schedule {
 }
 
 impl Fault {
-    /// The node that does not serve while the fault lasts.
+    /// The node that does not serve the others while the fault lasts.
     pub(crate) fn down(&self) -> Option<usize> {
         match self {
             Fault::Crash { node }
             | Fault::PowerCut { node }
             | Fault::Pause { node }
+            | Fault::Unreachable { node }
             | Fault::Leave { node } => Some(*node),
             _ => None,
         }
@@ -104,9 +107,17 @@ impl Schedule {
     pub(crate) fn generate(seed: u64, end_ms: u64) -> Schedule {
         let mut random = StdRng::seed_from_u64(seed);
         let nodes = random.random_range(3..=5);
-        let copies = if nodes > 3 && random.random_bool(0.2) { 3 } else { 2 };
+        let copies = match random.random_range(0..10) {
+            0 => 1,
+            1..3 if nodes > 3 => 3,
+            _ => 2,
+        };
         let mut schedule = Schedule { nodes, copies, events: Vec::new() };
-        let style = random.random_range(0..10);
+        let style = random.random_range(0..11);
+        if style == 10 {
+            schedule.draw_leaves(&mut random, end_ms);
+            return schedule;
+        }
         // Alone, one after the other with time to settle in between, or anyhow.
         let (faults, spacing_ms) = match style {
             0..3 => (1, end_ms),
@@ -129,6 +140,17 @@ impl Schedule {
         }
         schedule.events.sort_by_key(|event| event.start_ms);
         schedule
+    }
+
+    /// Several nodes are told to leave within a second, so that they hand over to each other.
+    fn draw_leaves(&mut self, random: &mut StdRng, end_ms: u64) {
+        let (first_ms, leavers) = (random.random_range(500..end_ms / 2), random.random_range(2..self.nodes));
+        for node in 0..leavers {
+            let start_ms = first_ms + random.random_range(0..1000);
+            let end_ms = start_ms + LEAVE_MS + random.random_range(0..3000);
+            self.events.push(Event { fault: Fault::Leave { node }, start_ms, end_ms });
+        }
+        self.events.sort_by_key(|event| event.start_ms);
     }
 
     fn draw(&self, random: &mut StdRng, start_ms: u64, end_ms: u64) -> Option<Event> {
@@ -160,19 +182,23 @@ impl Schedule {
                 duplication: random.random_range(0.0..0.2),
                 corruption: random.random_range(0.0..0.1),
             },
-            76..84 => Fault::Skew { node, ms: random.random_range(-300_000..=300_000) },
-            84..92 => Fault::Join { node: self.nodes + self.joined() },
+            76..82 => Fault::Skew { node, ms: random.random_range(-300_000..=300_000) },
+            // Of those that have just joined, too.
+            82..86 => Fault::Unreachable { node: random.random_range(0..self.nodes_ever()) },
+            86..92 => Fault::Join { node: self.nodes + self.joined() },
             _ => {
                 for_ms = LEAVE_MS + random.random_range(0..5_000);
                 Fault::Leave { node }
             }
         };
         let event = Event { fault, start_ms, end_ms: (start_ms + for_ms).min(end_ms) };
+        let down = event.fault.down();
         let twice = |earlier: &Event| {
-            earlier.fault.down() == Some(node)
+            down.is_some()
+                && earlier.fault.down() == down
                 && earlier.overlaps(start_ms.saturating_sub(500), event.end_ms + 500)
         };
-        let impossible = event.fault.down().is_some() && self.events.iter().any(twice)
+        let impossible = self.events.iter().any(twice)
             || matches!(event.fault, Fault::Leave { .. }) && event.end_ms < start_ms + LEAVE_MS;
         (!impossible).then_some(event)
     }
@@ -213,14 +239,23 @@ impl Schedule {
         })
     }
 
-    /// Whether as many nodes are down at once as there are copies, or the nodes are cut off from each other.
+    /// Whether a node is down in that time, or was a short while before.
+    pub(crate) fn is_felt(&self, start_ms: u64, end_ms: u64) -> bool {
+        let mut down = self.events.iter().filter(|event| event.fault.down().is_some());
+        down.any(|event| event.start_ms <= end_ms && start_ms <= event.end_ms + SETTLE_MS)
+    }
+
+    /// Whether as many nodes are down at once as there are copies, or the nodes are cut off from each other. Any number may
+    /// leave at once, as long as somebody stays and nothing else happens.
     pub(crate) fn is_too_much(&self, start_ms: u64, end_ms: u64) -> bool {
         let felt = self
             .events
             .iter()
             .filter(|event| event.start_ms <= end_ms && start_ms <= event.end_ms + SETTLE_MS);
         let down: BTreeSet<usize> = felt.clone().filter_map(|event| event.fault.down()).collect();
-        down.len() >= usize::from(self.copies) || felt.clone().any(|event| event.fault.is_cut())
+        let all_leave = felt.clone().all(|event| matches!(event.fault, Fault::Leave { .. }));
+        let enough = if all_leave { self.nodes } else { usize::from(self.copies) };
+        down.len() >= enough || felt.clone().any(|event| event.fault.is_cut())
     }
 }
 

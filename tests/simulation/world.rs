@@ -19,7 +19,7 @@ use shoal::server;
 use tokio::sync::mpsc;
 use tokio::time::Duration;
 use tokio_util::sync::CancellationToken;
-use turmoil::Sim;
+use turmoil::{Protocol, Sim};
 
 const PORT: u16 = 8001;
 /// When every simulation begins, in unix milliseconds: 2026-01-01.
@@ -39,6 +39,8 @@ pub(crate) struct World {
     clients: IpAddr,
     /// Ordered pairs of host numbers; the clients' is the last.
     cuts: BTreeSet<(usize, usize)>,
+    /// Hosts whose port no connection of another node gets through to.
+    unreachable: BTreeSet<usize>,
     datagrams: DatagramFaults,
     /// Reasons why nodes gave up, which none should.
     complaints: Rc<RefCell<Vec<String>>>,
@@ -90,6 +92,7 @@ impl World {
             hosts,
             clients,
             cuts: BTreeSet::new(),
+            unreachable: BTreeSet::new(),
             datagrams: DatagramFaults::default(),
             complaints: Rc::default(),
         }
@@ -102,6 +105,7 @@ impl World {
 
     /// Lets a millisecond pass. True when the clients have ended.
     pub(crate) fn step(&mut self) -> Result<bool, String> {
+        self.let_through();
         let ended = self.sim.step().map_err(|error| error.to_string())?;
         self.complaints.borrow_mut().pop().map_or(Ok(ended), Err)
     }
@@ -175,13 +179,14 @@ impl World {
         self.tell_of_datagrams();
     }
 
-    /// Sets which pairs of nodes are cut, and which nodes from everything.
+    /// Sets which pairs of nodes are cut, which nodes from everything, and which only listen in vain.
     ///
     /// What TCP has under way across a cut waits for its end, as retransmission would have it; datagrams are lost.
     pub(crate) fn set_cuts(
         &mut self,
         pairs: impl IntoIterator<Item = (usize, usize)>,
         silent: &BTreeSet<usize>,
+        unreachable: BTreeSet<usize>,
     ) {
         let ips: Vec<IpAddr> =
             self.hosts.iter().map(|host| host.address.ip()).chain([self.clients]).collect();
@@ -189,16 +194,52 @@ impl World {
         for &node in silent {
             wanted.extend((0..ips.len()).filter(|other| *other != node).flat_map(|o| [(node, o), (o, node)]));
         }
+        let nodes = self.hosts.len();
         for a in 0..ips.len() {
             for b in a + 1..ips.len() {
-                let of = |cuts: &BTreeSet<_>| (cuts.contains(&(a, b)), cuts.contains(&(b, a)));
-                if of(&self.cuts) != of(&wanted) {
-                    self.set_cut((ips[a], ips[b]), of(&wanted));
+                let of = |cuts: &BTreeSet<_>, unreachable: &BTreeSet<_>| {
+                    let listens_in_vain = b < nodes && (unreachable.contains(&a) || unreachable.contains(&b));
+                    (cuts.contains(&(a, b)), cuts.contains(&(b, a)), listens_in_vain)
+                };
+                let [before, now] = [of(&self.cuts, &self.unreachable), of(&wanted, &unreachable)];
+                if before != now {
+                    self.set_cut((ips[a], ips[b]), (now.0, now.1));
+                    if now == (false, false, true) {
+                        self.sim.hold(ips[a], ips[b]);
+                    }
                 }
             }
         }
         self.cuts = wanted;
+        self.unreachable = unreachable;
         self.tell_of_datagrams();
+    }
+
+    /// Of what is held because of a node that listens in vain, everything goes on but what its listening end is to get or
+    /// has sent.
+    fn let_through(&self) {
+        if self.unreachable.is_empty() {
+            return;
+        }
+        let number = |ip| self.hosts.iter().position(|host| host.address.ip() == ip);
+        let in_vain = |end: SocketAddr| {
+            end.port() == PORT && number(end.ip()).is_some_and(|host| self.unreachable.contains(&host))
+        };
+        self.sim.links(|links| {
+            for sent in links.flatten() {
+                let (from, to) = sent.pair();
+                let (Some(a), Some(b)) = (number(from.ip()), number(to.ip())) else { continue };
+                let is_open = !self.cuts.contains(&(a, b)) && !self.cuts.contains(&(b, a));
+                let is_datagram = matches!(sent.protocol(), Protocol::Udp(_));
+                if is_open && (is_datagram || !in_vain(from) && !in_vain(to)) && self.concerns(a, b) {
+                    sent.deliver();
+                }
+            }
+        });
+    }
+
+    fn concerns(&self, a: usize, b: usize) -> bool {
+        self.unreachable.contains(&a) || self.unreachable.contains(&b)
     }
 
     fn set_cut(&self, (a, b): (IpAddr, IpAddr), cut: (bool, bool)) {

@@ -21,6 +21,7 @@ fn one_fault_that_is_no_cut_excuses_nothing() {
         PAUSE_1,
         Fault::PowerCut { node: 1 },
         Fault::Leave { node: 1 },
+        Fault::Unreachable { node: 1 },
         Fault::Join { node: 4 },
         Fault::Skew { node: 0, ms: 300_000 },
         Fault::Datagrams { loss: 0.1, duplication: 0.1, corruption: 0.1 },
@@ -43,6 +44,14 @@ fn two_nodes_down_at_once_excuse_what_was_written_before_and_nothing_else() {
     assert!(apart.must_see((2_000, 2_100), (13_500, 13_600)));
     let three_copies = Schedule { copies: 3, ..both };
     assert!(three_copies.must_see((2_000, 2_100), (12_500, 12_600)));
+}
+
+#[test]
+fn any_number_may_leave_at_once_as_long_as_one_stays_and_nothing_else_happens() {
+    let leave = |node| (Fault::Leave { node }, 1_000, 7_000);
+    assert!(schedule(&[leave(0), leave(1), leave(2)]).must_see((500, 600), (8_000, 8_100)));
+    assert!(!schedule(&[leave(0), leave(1), leave(2), leave(3)]).must_see((500, 600), (8_000, 8_100)));
+    assert!(!schedule(&[leave(0), leave(1), (CRASH_1, 9_000, 9_500)]).must_see((500, 600), (9_200, 9_300)));
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn a_killed_node_refuses_at_once_and_starts_again_on_its_address() {
 #[test]
 fn a_silent_machine_says_nothing_until_it_is_back() {
     let [during, after] = outcomes(|world, begins| {
-        world.set_cuts([], &if begins { BTreeSet::from([0]) } else { BTreeSet::new() });
+        world.set_cuts([], &if begins { BTreeSet::from([0]) } else { BTreeSet::new() }, BTreeSet::new());
     });
     assert!(during[0].1 >= 900, "{during:?}");
     assert!(is_quick(&during[1]) && after.iter().all(is_quick), "{during:?} {after:?}");
@@ -74,7 +74,8 @@ fn a_silent_machine_says_nothing_until_it_is_back() {
 #[test]
 fn a_cut_between_nodes_leaves_their_clients_alone() {
     let [during, after] = outcomes(|world, begins| {
-        world.set_cuts(if begins { vec![(0, 1), (1, 0)] } else { Vec::new() }, &BTreeSet::new());
+        let cuts = if begins { vec![(0, 1), (1, 0)] } else { Vec::new() };
+        world.set_cuts(cuts, &BTreeSet::new(), BTreeSet::new());
     });
     assert!(during.iter().chain(&after).all(|answer| answer.1 < 2_500), "{during:?} {after:?}");
     assert!(after.iter().all(is_quick), "{after:?}");
