@@ -256,7 +256,7 @@ pub enum Reply {
     },
     /// To [`Request::Members`].
     Members,
-    /// To [`Request::Leave`]: it will.
+    /// To [`Request::Leave`]: it will. To [`Request::Members`]: it is about to, and does not know who is there.
     Leaving,
     /// The answer is long; ask again on the bulk connection.
     AskBulk,

@@ -5,8 +5,9 @@
 //! write that a member has missed may be acknowledged once the last vouch given to it has run out, and not before: from
 //! then on the member knows that it has to ask. (Leases: Gray and Cheriton 1989.)
 //!
-//! Does no I/O; the caller's clock comes as milliseconds since the process started. Invariants: a pair leaves the ledger only when its member has
-//! acknowledged everything that was there when the push began; nobody is vouched for under two tables at a time.
+//! Does no I/O; the caller's clock comes as milliseconds since the process started. Invariants: a pair leaves the ledger only
+//! when its member has acknowledged everything that was there when the push began; nobody is vouched for under two tables at
+//! a time.
 
 use std::collections::BTreeMap;
 
@@ -43,8 +44,8 @@ struct Given {
 }
 
 impl Ledger {
-    /// How long a vouch holds, counted from the moment it was asked for. Three times the pause between two, so that one
-    /// may be lost; short, because the first writes after a failure wait for it to run out.
+    /// How long a vouch holds, counted from the moment it was asked for. Four times the pause between two, so that two may
+    /// be lost; short, because the first writes after a failure wait for it to run out.
     pub const LEASE_MS: u64 = 600;
 
     /// Notes that a member may lack a write of that slot.
@@ -145,6 +146,11 @@ impl Ledger {
     pub fn creditors(&self) -> Vec<NodeId> {
         let waits = self.debts.iter().filter(|(_, debt)| !debt.waiting.is_empty());
         waits.map(|(member, _)| member.clone()).collect()
+    }
+
+    /// Members that may lack something.
+    pub fn owed(&self) -> impl Iterator<Item = &NodeId> {
+        self.debts.keys()
     }
 
     /// Takes up the slots that wait for a member, to push them.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::{Node, NodeError, membership};
 use crate::link::Request;
@@ -13,7 +13,8 @@ use crate::model::{Key, Members, NodeId, Record, Status};
 /// How long `join` waits for the other node to be a member.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a node that has left still answers: the news takes this long to reach everybody.
+/// How long a node that has left still answers after it has handed over everything: the news takes this long to reach
+/// everybody, and whoever goes by a former table may still give it something.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Why a node asks to be stopped.
@@ -109,12 +110,18 @@ impl Node {
         if !has_peers {
             return;
         }
-        let linger = sleep(LINGER);
-        membership::step_out(self);
-        match timeout(patience, self.wait_until_clean()).await {
-            Ok(Ok(())) => tracing::info!("handed over all entries"),
-            _ => tracing::warn!(seconds = patience.as_secs(), "stopped before all entries were handed over"),
+        let drained = async {
+            tokio::select! {
+                biased;
+                () = self.wait_until_quiet(LINGER) => {}
+                () = membership::step_out(self) => {}
+            }
+        };
+        match timeout(patience, drained).await {
+            Ok(()) => tracing::info!("handed over all entries"),
+            Err(_) => {
+                tracing::warn!(seconds = patience.as_secs(), "stopped before all entries were handed over");
+            }
         }
-        linger.await;
     }
 }

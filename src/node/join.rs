@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rand::SeedableRng;
@@ -15,8 +16,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::{Node, Stop};
-use crate::gossip::live_identities;
-use crate::link::{Reply, Request};
+use crate::gossip::{CodecError, Identity, live_identities};
+use crate::link::{LinkError, Reply, Request};
 use crate::net::lookup_host;
 
 /// Pauses between attempts to join: short at first, for nodes that start together.
@@ -145,18 +146,36 @@ async fn greet_seed(node: &Node, seed: &str, peers: &[SocketAddr]) -> Result<boo
     failed.map_or(Ok(false), Err)
 }
 
+/// Why a node gave no member list.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ListError {
+    #[error("{0}")]
+    Link(#[from] LinkError),
+    #[error("{0} is leaving the cluster")]
+    Leaving(SocketAddr),
+    #[error("{0} gave no member list: {1}")]
+    Unreadable(SocketAddr, CodecError),
+}
+
+/// The live members as the node at `address` knows them.
+pub(super) async fn list_at(node: &Node, address: SocketAddr) -> Result<Vec<Identity>, ListError> {
+    list_of(node, address).await.map(|(_, identities)| identities)
+}
+
+async fn list_of(node: &Node, address: SocketAddr) -> Result<(Bytes, Vec<Identity>), ListError> {
+    let deadline = Instant::now() + PULL_TIMEOUT;
+    let (reply, list) = node.0.links.call(address, &Request::Members, &[], deadline).await?;
+    if reply == Reply::Leaving {
+        return Err(ListError::Leaving(address));
+    }
+    let identities = live_identities(&list).map_err(|error| ListError::Unreadable(address, error))?;
+    Ok((list, identities))
+}
+
 /// Takes in the member list of the node at `address`. False, and nothing taken, if this node's name stands in it for
 /// another address.
 async fn pull(node: &Node, address: SocketAddr) -> Result<bool, String> {
-    let deadline = Instant::now() + PULL_TIMEOUT;
-    let (_, list) = node
-        .0
-        .links
-        .call(address, &Request::Members, &[], deadline)
-        .await
-        .map_err(|error| error.to_string())?;
-    let identities =
-        live_identities(&list).map_err(|error| format!("{address} gave no member list: {error}"))?;
+    let (list, identities) = list_of(node, address).await.map_err(|error| error.to_string())?;
     let namesake = identities.iter().find(|id| id.node_id == node.0.id && id.address != node.0.address);
     if let Some(namesake) = namesake {
         check_name(node, namesake.address).await;

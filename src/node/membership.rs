@@ -8,15 +8,20 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
+use super::join::{ListError, list_at};
 use super::placement::Placement;
 use super::{Contact, Node, rfc3339};
 use crate::gossip::GossipEvent;
+use crate::link::LinkError;
 use crate::model::{Change, Member, Members, NodeId, Ring, Slot, Status};
 
 /// Changes of this long are taken together: a healing partition renews nearly every identity at once.
 const DEBOUNCE: Duration = Duration::from_millis(50);
+
+/// Pause between two questions of a node that has left.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 
 /// Rebuilds the table after each change of the view.
 pub(super) async fn follow_view(node: Node) {
@@ -34,13 +39,42 @@ pub(super) async fn follow_view(node: Node) {
     }
 }
 
-/// Takes this node itself out of its table, so that everything it holds belongs elsewhere.
-pub(super) fn step_out(node: &Node) {
-    put_in_force(node, node.members().peers());
+/// Takes this node itself out of its table, so that everything it holds belongs elsewhere; and goes on to follow who is
+/// there. A node that has left hears no gossip any more, so it asks the others.
+pub(super) async fn step_out(node: &Node) {
+    put_in_force(node, &addresses(node.members().peers()));
+    loop {
+        sleep(FOLLOW_PAUSE).await;
+        let placement = node.0.placement.load_full();
+        let mut all_are_gone = true;
+        for (member, address) in placement.others() {
+            match list_at(node, address).await {
+                Ok(identities) => {
+                    let others = identities.into_iter().filter(|identity| identity.node_id != node.0.id);
+                    put_in_force(node, &others.map(|one| (one.node_id, one.address)).collect());
+                    all_are_gone = false;
+                    break;
+                }
+                Err(ListError::Leaving(_) | ListError::Link(LinkError::Refused(_))) => {}
+                Err(error) => {
+                    debug!(%member, %error, "no news of the members");
+                    all_are_gone = false;
+                }
+            }
+        }
+        if all_are_gone {
+            // Nobody is left to hand over to.
+            put_in_force(node, &BTreeMap::new());
+        }
+    }
+}
+
+fn addresses<'a>(members: impl Iterator<Item = &'a Member>) -> BTreeMap<NodeId, SocketAddr> {
+    members.map(|member| (member.node_id.clone(), member.address)).collect()
 }
 
 fn take_up(node: &Node, members: &Members) {
-    put_in_force(node, members.live());
+    put_in_force(node, &addresses(members.live()));
     node.0.contacts.lock().retain(|node_id, _| members.get(node_id).is_some());
     close_unused_links(node);
 }
@@ -52,27 +86,22 @@ fn close_unused_links(node: &Node) {
     node.0.links.retain(|address| used.contains(address));
 }
 
-fn put_in_force<'a>(node: &Node, members: impl Iterator<Item = &'a Member>) {
-    let members: BTreeMap<NodeId, SocketAddr> =
-        members.map(|member| (member.node_id.clone(), member.address)).collect();
+fn put_in_force(node: &Node, members: &BTreeMap<NodeId, SocketAddr>) {
     let old = node.0.placement.load_full();
-    if old.goes_by(&members) {
+    if old.goes_by(members) {
         return;
     }
-    let departed = departed(node, &old, &members);
+    let departed = departed(node, &old, members);
     // Built on this task: at most some milliseconds for a hundred members, away from the request path.
-    let new = Placement::new(&node.0.id, &members, &departed, node.0.config.copies, node.uptime_ms());
+    let new = Placement::new(&node.0.id, members, &departed, node.0.config.copies, node.uptime_ms());
     let new = Arc::new(new);
     // Together, so that who asks for a vouch is told the slots that go with the table.
-    let mut ledger = node.0.ledger.lock();
-    ledger.change_table(&node.0.id, &old.ring, &new.ring);
-    node.0.placement.store(new.clone());
-    drop(ledger);
+    node.owe(|ledger| {
+        ledger.change_table(&node.0.id, &old.ring, &new.ring);
+        node.0.placement.store(new.clone());
+    });
     node.reconsider(&new);
-    node.0.clean.send_replace(false);
     node.0.table_changed.notify_one();
-    node.0.owing.notify_one();
-    node.0.foreign.notify_one();
     let (new, old) = (&new.ring, &old.ring);
     if new.fingerprint() != old.fingerprint() {
         tell_table(node, old, new);

@@ -379,12 +379,13 @@ impl<'a> Owed<'a> {
     /// Marks a member's pairs and says from when on it cannot answer from its own memory any more.
     fn mark(&mut self, member: &NodeId) -> u64 {
         let slots = self.pairs.remove(member).unwrap_or_default();
-        let mut ledger = self.node.0.ledger.lock();
-        // Who does not own it by the table in force is owed nothing; the change of the table saw to the new owners.
-        let placement = self.node.0.placement.load();
-        let owned = slots.iter().filter(|slot| placement.ring.owns(member, **slot));
-        owned.for_each(|slot| ledger.mark(*slot, member));
-        ledger.free_of(member)
+        self.node.update_ledger(|ledger| {
+            // Who does not own it by the table in force is owed nothing; the change of the table saw to the new owners.
+            let placement = self.node.0.placement.load();
+            let owned = slots.iter().filter(|slot| placement.ring.owns(member, **slot));
+            owned.for_each(|slot| ledger.mark(*slot, member));
+            ledger.free_of(member)
+        })
     }
 }
 

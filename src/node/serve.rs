@@ -56,6 +56,8 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: In
             };
             Answer::Now(reply, Vec::new())
         }
+        // It hears of nobody any more.
+        Request::Members if node.is_leaving() => Answer::Now(Reply::Leaving, Vec::new()),
         Request::Members => {
             let gossip = node.0.gossip.clone();
             Answer::Later(Box::pin(async move { (Reply::Members, vec![Bytes::from(gossip.list().await)]) }))

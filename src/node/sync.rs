@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::json;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::operation::parse;
@@ -23,7 +23,7 @@ use super::replicate::Copied;
 use super::route::unexpected;
 use super::{Node, NodeError};
 use crate::link::{Refusal, Reply, Request};
-use crate::model::{Key, NodeId, Record, Slot, SlotSet, Version, mix};
+use crate::model::{Key, Ledger, NodeId, Record, Slot, SlotSet, Version, mix};
 use crate::net::task;
 
 /// Records, and bytes of values, of one batch.
@@ -37,6 +37,8 @@ const BATCH_TIMEOUT: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(1);
 /// Pause before a member that did not acknowledge is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// How long a rebalance waits for anything to be taken.
+const STALLED_AFTER: Duration = Duration::from_secs(10);
 /// How often, and how many at a time, expired records are freed.
 const SWEEP_PERIOD: Duration = Duration::from_millis(250);
 const SWEEP_RECORDS: usize = 10_000;
@@ -58,18 +60,18 @@ type Heads = Vec<(Key, Version)>;
 
 /// Pushes whatever is dirty, and tells when it begins and when all is done.
 pub(super) async fn run(node: Node) {
-    let mut pushing: JoinSet<NodeId> = JoinSet::new();
-    let mut busy: BTreeSet<NodeId> = BTreeSet::new();
+    let mut pushing = JoinSet::new();
+    let mut busy: BTreeMap<tokio::task::Id, NodeId> = BTreeMap::new();
     let mut began: Option<(Instant, SyncReport)> = None;
     loop {
         let creditors = node.0.ledger.lock().creditors();
         for member in creditors {
-            if busy.insert(member.clone()) {
-                pushing.spawn(task(push(node.clone(), member)));
+            if !busy.values().any(|one| *one == member) {
+                let started = pushing.spawn(task(push(node.clone(), member.clone())));
+                busy.insert(started.id(), member);
             }
         }
-        let clean = busy.is_empty() && node.0.ledger.lock().is_clean();
-        node.0.clean.send_replace(clean);
+        let clean = busy.is_empty() && *node.0.clean.borrow();
         match began {
             None if !clean => {
                 began = Some((Instant::now(), totals(&node)));
@@ -84,9 +86,16 @@ pub(super) async fn run(node: Node) {
         }
         tokio::select! {
             biased;
-            Some(done) = pushing.join_next(), if !pushing.is_empty() => {
-                // Without a name the push has panicked, which was reported; the member is tried again with the next mark.
-                if let Ok(member) = done { busy.remove(&member); }
+            Some(ended) = pushing.join_next_with_id(), if !pushing.is_empty() => {
+                match ended {
+                    Ok((id, ())) => drop(busy.remove(&id)),
+                    // It has panicked, which was reported: what was under way waits again.
+                    Err(failed) => if let Some(member) = busy.remove(&failed.id()) {
+                        let all = SlotSet::full();
+                        node.update_ledger(|ledger| ledger.postpone(&member, &all));
+                        sleep(RETRY_PAUSE).await;
+                    }
+                }
             }
             () = node.0.owing.notified() => {}
         }
@@ -125,43 +134,75 @@ pub(super) async fn tidy(node: Node) {
 }
 
 impl Node {
-    /// Notes that a slot which is not this node's holds something for its owners.
-    pub(super) fn pass_on(&self, slot: Slot) {
+    /// Changes the ledger. Whether nothing is dirty is made known before anybody can see it otherwise.
+    pub(super) fn update_ledger<T>(&self, change: impl FnOnce(&mut Ledger) -> T) -> T {
         let mut ledger = self.0.ledger.lock();
-        let placement = self.0.placement.load();
-        let others = placement.ring.owners(slot).filter(|owner| **owner != self.0.id);
-        others.for_each(|owner| ledger.mark(slot, owner));
-        drop(ledger);
+        let result = change(&mut ledger);
+        let is_clean = ledger.is_clean();
+        self.0.clean.send_if_modified(|clean| std::mem::replace(clean, is_clean) != is_clean);
+        result
+    }
+
+    /// Notes what is owed, and has it paid; and there may be something of slots that others own.
+    pub(super) fn owe(&self, mark: impl FnOnce(&mut Ledger)) {
+        self.update_ledger(mark);
         self.0.owing.notify_one();
         self.0.foreign.notify_one();
+    }
+
+    /// Notes that a slot which is not this node's holds something for its owners.
+    pub(super) fn pass_on(&self, slot: Slot) {
+        self.owe(|ledger| {
+            let placement = self.0.placement.load();
+            let others = placement.ring.owners(slot).filter(|owner| **owner != self.0.id);
+            others.for_each(|owner| ledger.mark(slot, owner));
+        });
     }
 
     /// Compares everything with everybody and moves what is missing; answers when that is done.
     ///
     /// # Errors
-    /// When the node is stopping.
+    /// When it does not get on, because a member does not take what it lacks; or when the node is stopping.
     pub async fn rebalance(&self) -> Result<SyncReport, NodeError> {
         let (started, before) = (Instant::now(), totals(self));
         self.share_everything();
-        self.wait_until_clean().await?;
-        Ok(report(self, started, before))
+        let mut clean = self.0.clean.subscribe();
+        loop {
+            let progress = (totals(self).keys, self.under_replicated_slots());
+            match timeout(STALLED_AFTER, clean.wait_for(|clean| *clean)).await {
+                Ok(Ok(_)) => return Ok(report(self, started, before)),
+                Ok(Err(_)) => return Err(NodeError::Overloaded("the node is stopping".into())),
+                Err(_) if progress != (totals(self).keys, self.under_replicated_slots()) => {}
+                Err(_) => return Err(self.stalled()),
+            }
+        }
+    }
+
+    fn stalled(&self) -> NodeError {
+        let (members, slots) = {
+            let ledger = self.0.ledger.lock();
+            (ledger.owed().map(NodeId::as_str).collect::<Vec<_>>().join(", "), ledger.dirty().len())
+        };
+        let seconds = STALLED_AFTER.as_secs();
+        NodeError::ForwardFailed(format!(
+            "nothing was taken for {seconds} s: {slots} slots are still to be compared with {members}; it goes on in the background"
+        ))
     }
 
     /// Makes everything dirty: nobody knows what the others have got.
     pub(super) fn share_everything(&self) {
-        let mut ledger = self.0.ledger.lock();
-        ledger.mark_everything(&self.0.id, &self.0.placement.load().ring);
-        drop(ledger);
-        self.0.clean.send_replace(false);
-        self.0.owing.notify_one();
-        self.0.foreign.notify_one();
+        self.owe(|ledger| ledger.mark_everything(&self.0.id, &self.0.placement.load().ring));
     }
 
-    /// Waits until nobody lacks anything that this node holds.
-    pub(super) async fn wait_until_clean(&self) -> Result<(), NodeError> {
+    /// Waits until nobody has lacked anything that this node holds for `quiet`.
+    pub(super) async fn wait_until_quiet(&self, quiet: Duration) {
         let mut clean = self.0.clean.subscribe();
-        let waited = clean.wait_for(|clean| *clean).await;
-        waited.map(|_| ()).map_err(|_| NodeError::Overloaded("the node is stopping".into()))
+        // Fails when the node is gone.
+        while clean.wait_for(|clean| *clean).await.is_ok() {
+            if timeout(quiet, clean.wait_for(|clean| !clean)).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// How many slots have an owner that may lack something which this node holds.
@@ -172,11 +213,11 @@ impl Node {
 }
 
 /// Pushes to one member until nothing waits for it, or it is no member any more.
-async fn push(node: Node, member: NodeId) -> NodeId {
+async fn push(node: Node, member: NodeId) {
     loop {
-        let mut slots = node.0.ledger.lock().begin(&member);
+        let mut slots = node.update_ledger(|ledger| ledger.begin(&member));
         if slots.is_empty() {
-            return member;
+            return;
         }
         for shard in 0..node.0.store.shards() {
             let mut here = slots.clone();
@@ -187,11 +228,11 @@ async fn push(node: Node, member: NodeId) -> NodeId {
             if let Err(error) = push_slots(&node, &member, shard, &here).await {
                 node.0.metrics.sync_failures.inc();
                 debug!(%member, %error, "could not bring a member up to date; trying again");
-                node.0.ledger.lock().postpone(&member, &slots);
+                node.update_ledger(|ledger| ledger.postpone(&member, &slots));
                 sleep(RETRY_PAUSE).await;
                 break;
             }
-            node.0.ledger.lock().settle(&member, &here);
+            node.update_ledger(|ledger| ledger.settle(&member, &here));
             slots.subtract(&here);
         }
     }
@@ -199,10 +240,7 @@ async fn push(node: Node, member: NodeId) -> NodeId {
 
 /// Brings a member up to date with the slots of one shard.
 async fn push_slots(node: &Node, member: &NodeId, shard: usize, slots: &SlotSet) -> Result<(), NodeError> {
-    let mut by_slot: BTreeMap<Slot, Heads> = BTreeMap::new();
-    for head in node.0.store.versions_in(shard, |slot| slots.contains(slot), node.now_ms()) {
-        by_slot.entry(head.0.slot()).or_default().push(head);
-    }
+    let mut by_slot = by_slot(node, shard, slots);
     if by_slot.is_empty() {
         return Ok(());
     }
@@ -298,6 +336,15 @@ fn drop_foreign(node: &Node) {
     }
 }
 
+/// What this node holds of these slots of one shard.
+fn by_slot(node: &Node, shard: usize, slots: &SlotSet) -> BTreeMap<Slot, Heads> {
+    let mut by_slot: BTreeMap<Slot, Heads> = BTreeMap::new();
+    for head in node.0.store.versions_in(shard, |slot| slots.contains(slot), node.now_ms()) {
+        by_slot.entry(head.0.slot()).or_default().push(head);
+    }
+    by_slot
+}
+
 /// The same for the same records in any order.
 fn digest(heads: &[(Key, Version)]) -> u64 {
     heads.iter().fold(0, |sum: u64, (key, version)| {
@@ -310,12 +357,8 @@ fn digest(heads: &[(Key, Version)]) -> u64 {
 pub(super) fn differing(node: &Node, theirs: &[(Slot, u64)]) -> Vec<Slot> {
     let asked: SlotSet = theirs.iter().map(|(slot, _)| *slot).collect();
     let shards: BTreeSet<usize> = asked.iter().map(|slot| node.0.store.shard_of(slot)).collect();
-    let mut by_slot: BTreeMap<Slot, Heads> = BTreeMap::new();
-    for shard in shards {
-        for head in node.0.store.versions_in(shard, |slot| asked.contains(slot), node.now_ms()) {
-            by_slot.entry(head.0.slot()).or_default().push(head);
-        }
-    }
+    let by_slot: BTreeMap<Slot, Heads> =
+        shards.into_iter().flat_map(|shard| by_slot(node, shard, &asked)).collect();
     let ours = |slot| digest(by_slot.get(&slot).map_or(&[][..], Vec::as_slice));
     theirs.iter().filter(|(slot, digest)| ours(*slot) != *digest).map(|(slot, _)| *slot).collect()
 }

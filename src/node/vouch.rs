@@ -135,15 +135,18 @@ impl Node {
     /// Answers the question of the process `boot` of a member.
     pub(super) fn vouch_for(&self, member: &NodeId, boot: u64, theirs: Fingerprint) -> (Reply, Vec<Bytes>) {
         // Under the lock that changes of the table take, so that table and dirty slots belong together.
-        let mut ledger = self.0.ledger.lock();
-        let placement = self.0.placement.load_full();
-        let dirty = ledger.vouch(member, boot, theirs, &placement.ring, self.uptime_ms());
-        drop(ledger);
+        let (placement, dirty) = self.update_ledger(|ledger| {
+            let placement = self.0.placement.load_full();
+            let dirty = ledger.vouch(member, boot, theirs, &placement.ring, self.uptime_ms());
+            (placement, dirty)
+        });
         // It is alive, whatever was noticed of the process before it.
         if let Some(address) = placement.addresses.get(member) {
             self.0.links.forgive(*address);
         }
-        self.0.owing.notify_one();
+        if !*self.0.clean.borrow() {
+            self.0.owing.notify_one();
+        }
         let ring = placement.ring.fingerprint();
         let reply = Reply::Vouched { ring, vouched: dirty.is_some(), clock: self.0.versions.latest() };
         (reply, dirty.map(|dirty| vec![Bytes::from(dirty.to_bytes())]).unwrap_or_default())

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -131,6 +131,35 @@ fn nothing_is_lost_when_nodes_join_one_after_the_other() {
         cluster.wait_until("the newcomer is taken in", PATIENCE, || cluster.is_whole());
         assert_eq!(read_all(cluster[newcomer].address, &pairs).expect("answers"), Vec::<String>::new());
     }
+}
+
+#[test]
+fn what_three_of_five_that_leave_at_once_hold_reaches_those_that_stay() {
+    let _alone = crate::measured();
+    let pairs = pairs(5000);
+    let mut cluster = Cluster::start(5);
+    write_all(&cluster[1], &pairs);
+    let leavers = [1, 3, 5];
+    leavers.iter().for_each(|number| cluster.ask_to_leave(*number));
+    for number in leavers {
+        assert!(cluster.wait_for_end(number).success(), "{}", cluster[number].log().tail(8));
+    }
+    for number in [2, 4] {
+        let wrong = read_all(cluster[number].address, &pairs).expect("answers");
+        assert!(wrong.is_empty(), "{} of {} at n{number}, first {:?}", wrong.len(), pairs.len(), wrong[0]);
+    }
+}
+
+#[test]
+fn a_whole_cluster_that_is_told_to_stop_ends_soon() {
+    let mut cluster = Cluster::start(3);
+    write_all(&cluster[1], &pairs(100));
+    (1..=3).for_each(|number| cluster.ask_to_leave(number));
+    let started = Instant::now();
+    for number in 1..=3 {
+        assert!(cluster.wait_for_end(number).success(), "{}", cluster[number].log().tail(8));
+    }
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
 }
 
 #[test]
