@@ -92,6 +92,7 @@ impl Machine {
         let payload = self.envelope.open(datagram)?;
         // News of one's own death would make foca renew, and so return from where this node has just said goodbye.
         if !self.has_left {
+            self.greet_who_asks_for_predecessor(payload, now);
             let result = self.foca.handle_data(payload, &mut self.runtime);
             self.settle("datagram", result, now);
         }
@@ -237,6 +238,20 @@ impl Machine {
         addresses.dedup();
         for address in addresses {
             self.greet(address, now);
+        }
+    }
+
+    /// Foca drops what was meant for the process that ran here before. To one that knows nobody it says who the members are.
+    fn greet_who_asks_for_predecessor(&mut self, payload: &[u8], now: Now) {
+        if self.foca.num_members() > 0 {
+            return;
+        }
+        let me = self.foca.identity();
+        // What cannot be read is foca's to refuse.
+        let Ok(header) = codec::decode_item::<foca::Header<Identity>>(payload) else { return };
+        if header.dst.address == me.address && header.dst != *me && header.message != foca::Message::Announce
+        {
+            self.greet(header.src.address, now);
         }
     }
 

@@ -271,6 +271,17 @@ fn a_restart_on_the_same_address_shows_as_a_new_process() {
 }
 
 #[test]
+fn a_restart_without_seeds_is_noticed_by_its_first_probe() {
+    for seed in 0..10 {
+        let mut world = World::formed(4, seed * 100);
+        world.boot(1, 0);
+        // Each of the three others probes each of its three within 600 ms.
+        world.run(Duration::from_millis(650));
+        assert_eq!(world.healthy_at(1), 4, "seed {seed}");
+    }
+}
+
+#[test]
 fn a_restart_with_a_clock_set_back_is_taken_back_once_it_sees_the_list() {
     let mut world = World::formed(3, 1);
     world.boot(2, 60_000);
