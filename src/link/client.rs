@@ -144,8 +144,14 @@ fn is_bulk(request: &Request) -> bool {
 /// Asks for news of the peer itself, so that it must not be answered by what was noticed before; or nobody is kept waiting by
 /// it.
 fn is_patient(request: &Request) -> bool {
-    let is_news =
-        matches!(request, Request::Vouch { .. } | Request::Ping { .. } | Request::Members | Request::Leave);
+    let is_news = matches!(
+        request,
+        Request::Vouch { .. }
+            | Request::Ping { .. }
+            | Request::Members
+            | Request::CallBack { .. }
+            | Request::Leave
+    );
     is_news || is_bulk(request)
 }
 

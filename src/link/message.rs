@@ -2,6 +2,7 @@
 //!
 //! Heads only: the bytes of values travel raw behind the head, in order, each as long as its `value_bytes` says.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -93,7 +94,7 @@ pub enum Refusal {
     #[error("the node may lack the newest write of the key")]
     NotSynced,
     /// It was done here, but others may have acted meanwhile and not know of it.
-    #[error("the write was not confirmed by the other owners")]
+    #[error("the write was done at one owner of the key, but the others did not confirm it; it may be lost")]
     Unconfirmed,
     /// Too much is under way.
     #[error("the node has too much to do")]
@@ -203,6 +204,13 @@ pub enum Request {
     },
     /// The membership list, as the raw value of the reply.
     Members,
+    /// Can you reach me, the node of this name, at this address?
+    CallBack {
+        /// The sender.
+        node_id: NodeId,
+        /// Where it says it is.
+        address: SocketAddr,
+    },
     /// Leave the cluster gracefully.
     Leave,
 }
@@ -256,6 +264,8 @@ pub enum Reply {
     },
     /// To [`Request::Members`].
     Members,
+    /// To [`Request::CallBack`]: why not, if not.
+    CalledBack(Option<String>),
     /// To [`Request::Leave`]: it will. To [`Request::Members`]: it is about to, and does not know who is there.
     Leaving,
     /// The answer is long; ask again on the bulk connection.

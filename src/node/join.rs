@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use super::{Node, Stop};
 use crate::gossip::{CodecError, Identity, live_identities};
 use crate::link::{LinkError, Reply, Request};
+use crate::model::NodeId;
 use crate::net::lookup_host;
 
 /// Pauses between attempts to join: short at first, for nodes that start together.
@@ -28,16 +29,24 @@ const JOINED_PAUSE: [Duration; 2] = [Duration::from_millis(400), Duration::from_
 const COMPLAINT_PERIOD: Duration = Duration::from_secs(10);
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the first peer may take after a seed has answered.
-const GREETING_TIMEOUT: Duration = Duration::from_millis(500);
+const FIRST_PEER_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a node that no seed has answered waits to be found: it may have been a member a moment ago. Members probe one
+/// another several times in that time, and call once for those that they believe dead.
+const PROBED_WITHIN: Duration = Duration::from_secs(1);
 /// How long it may take until another member goes by the same table.
 const TABLE_TIMEOUT: Duration = Duration::from_secs(2);
 const PULL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a node may take that is called back; shorter than the patience of the one that asked for it.
+const CALL_TIMEOUT: Duration = Duration::from_millis(1500);
 
 pub(super) async fn run(node: Node) {
     let mut complained_at: Option<Instant> = None;
     let mut random = StdRng::seed_from_u64(node.0.config.seed);
     let mut pause = ALONE_PAUSE[0];
     let mut was_alone = true;
+    if node.0.config.seeds.is_empty() {
+        info!("no address to join by: this node begins a cluster of its own, unless it was a member before");
+    }
     loop {
         let peers: Vec<SocketAddr> = node.members().peers().map(|peer| peer.address).collect();
         let alone = peers.is_empty();
@@ -47,9 +56,8 @@ pub(super) async fn run(node: Node) {
         }
         let greeted = greet_missing_seeds(&node, &peers).await;
         if !node.is_ready() {
-            if greeted.is_ok() && !node.0.config.seeds.is_empty() {
-                wait_for_table(&node).await;
-            }
+            let is_known = greeted.is_ok() && !node.0.config.seeds.is_empty();
+            wait_for_table(&node, if is_known { FIRST_PEER_TIMEOUT } else { PROBED_WITHIN }).await;
             // Fails when it was set before, which the condition excludes.
             let _ = node.0.ready.set(());
         }
@@ -73,7 +81,7 @@ pub(super) async fn run(node: Node) {
 
 /// Until another member goes by the same table: before that this node knows some of the members at most, and would look
 /// for keys in the wrong places.
-async fn wait_for_table(node: &Node) {
+async fn wait_for_table(node: &Node, patience: Duration) {
     let first_peer = async {
         loop {
             if let Some(peer) = node.members().peers().next() {
@@ -83,7 +91,7 @@ async fn wait_for_table(node: &Node) {
         }
     };
     // A seed that is this node itself brings no peers.
-    let Ok(peer) = timeout(GREETING_TIMEOUT, first_peer).await else { return };
+    let Ok(peer) = timeout(patience, first_peer).await else { return };
     // Without the list the members become known one by one, which takes longer.
     let _ = pull(node, peer).await;
     let agreed = async {
@@ -134,6 +142,10 @@ async fn greet_seed(node: &Node, seed: &str, peers: &[SocketAddr]) -> Result<boo
     };
     let mut failed = None;
     for address in addresses.filter(|address| *address != node.0.address && !peers.contains(address)) {
+        if let Err(reason) = ask_for_call(node, address).await {
+            failed = Some(reason);
+            continue;
+        }
         match pull(node, address).await {
             Ok(true) => {
                 node.0.gossip.announce(vec![address]).await;
@@ -144,6 +156,36 @@ async fn greet_seed(node: &Node, seed: &str, peers: &[SocketAddr]) -> Result<boo
         }
     }
     failed.map_or(Ok(false), Err)
+}
+
+/// Has the node at `address` call this one. A member that gossip reaches and no connection does would be in everybody's way.
+async fn ask_for_call(node: &Node, address: SocketAddr) -> Result<(), String> {
+    let request = Request::CallBack { node_id: node.0.id.clone(), address: node.0.address };
+    let deadline = Instant::now() + PULL_TIMEOUT;
+    match node.0.links.call(address, &request, &[], deadline).await {
+        Ok((Reply::CalledBack(None), _)) => Ok(()),
+        Ok((Reply::CalledBack(Some(reason)), _)) => Err(format!(
+            "{address} does not reach this node: {reason}. Other nodes have to reach {}, over TCP and UDP; if that is not \
+             this node's address for them, set --advertise",
+            node.0.address
+        )),
+        Ok(_) => Err(format!("{address} gave an answer that does not fit the question")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Whether the node of this name answers at `address`.
+pub(super) async fn call_back(node: &Node, node_id: &NodeId, address: SocketAddr) -> Result<(), String> {
+    // It says that it is up, whatever was noticed before.
+    node.0.links.forgive(address);
+    let request = Request::Ping { clock: node.0.versions.latest() };
+    let deadline = Instant::now() + CALL_TIMEOUT;
+    match node.0.links.call(address, &request, &[], deadline).await {
+        Ok((Reply::Pong { node_id: other, .. }, _)) if other == *node_id => Ok(()),
+        Ok((Reply::Pong { node_id: other, .. }, _)) => Err(format!("{other} answers at {address}")),
+        Ok(_) => Err(format!("what answers at {address} is no node")),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Why a node gave no member list.

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::gather::peeked_to_wire;
 use super::operation::{outcome_to_wire, parse};
-use super::{Node, Operation, Outcome, Stop, sync};
+use super::{Node, Operation, Outcome, Stop, join, sync};
 use crate::link::{self, Answer, BATCH_BYTES_MAX, Claim, RecordHead, Refusal, Reply, Request};
 use crate::model::Observed;
 
@@ -62,6 +62,10 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: In
             let gossip = node.0.gossip.clone();
             Answer::Later(Box::pin(async move { (Reply::Members, vec![Bytes::from(gossip.list().await)]) }))
         }
+        Request::CallBack { node_id, address } => Answer::Later(Box::pin(async move {
+            let failed = join::call_back(&node, &node_id, address).await.err();
+            (Reply::CalledBack(failed), Vec::new())
+        })),
         Request::Leave => {
             node.0.stop.send_replace(Some(Stop::Leave));
             Answer::Now(Reply::Leaving, Vec::new())

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::cluster::Cluster;
 use crate::node::Node;
 use crate::process::PATIENCE;
-use crate::proxy::bind_both;
+use crate::proxy::{Proxy, bind_both};
 
 #[test]
 fn three_and_five_nodes_form_one_ring() {
@@ -48,6 +48,52 @@ fn a_node_whose_seed_is_not_up_serves_alone_and_joins_when_the_seed_comes() {
     cluster.wait_until("the seed is joined", Duration::from_secs(5), || cluster.is_whole());
     for node in cluster.running() {
         assert_eq!(node.value("key").as_deref(), Some("kept"), "at {}", node.id);
+    }
+}
+
+#[test]
+fn a_node_that_the_others_cannot_reach_is_told_so_and_stays_outside() {
+    let _alone = crate::measured();
+    let mut cluster = Cluster::start(3);
+    cluster[1].put("key", "kept");
+    let listen = bind_both().2;
+    let proxy = Proxy::start(listen);
+    proxy.deafen();
+    let (seed, advertised) = (cluster[1].address.to_string(), proxy.address.to_string());
+    let outside = Node::start_at("n4", listen, &["--join", &seed, "--advertise", &advertised]);
+    let is_told = || outside.log().tail(8).contains("does not reach this node");
+    cluster.wait_until("it is told why it cannot join", PATIENCE, is_told);
+    let until = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < until {
+        assert!(cluster.is_whole(), "it has become a member");
+        let asked = Instant::now();
+        assert_eq!(cluster[2].value("key").as_deref(), Some("kept"));
+        assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+    }
+    proxy.mend();
+    cluster.admit(outside);
+    cluster.wait_until("it joins when it can be reached", PATIENCE, || cluster.is_whole());
+}
+
+#[test]
+fn a_first_node_that_is_started_anew_without_seeds_finds_the_others_before_it_answers() {
+    let _alone = crate::measured();
+    let mut cluster = Cluster::start(4);
+    let keys: Vec<_> = (0..50).map(|index| format!("kept-{index}")).collect();
+    keys.iter().for_each(|key| cluster[2].put(key, "value"));
+    for _ in 0..3 {
+        cluster.kill(1);
+        cluster.restart(1);
+        for key in &keys {
+            assert_eq!(cluster[1].value(key).as_deref(), Some("value"), "{key}");
+        }
+        cluster.wait_until("it is taken back", PATIENCE, || cluster.is_whole());
+        let is_repaired = || {
+            cluster.running().all(|node| {
+                node.get("/admin/metrics").json()["migration_stats"]["under_replicated_slots"] == 0
+            })
+        };
+        cluster.wait_until("all have two copies again", PATIENCE, is_repaired);
     }
 }
 

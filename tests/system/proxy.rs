@@ -8,6 +8,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -20,6 +21,7 @@ pub(crate) struct Proxy {
 struct Shared {
     to: SocketAddr,
     cut: AtomicBool,
+    deaf: AtomicBool,
     streams: Mutex<Vec<TcpStream>>,
 }
 
@@ -27,7 +29,12 @@ impl Proxy {
     /// Takes TCP and UDP at one free port, for the node that listens at `to`.
     pub(crate) fn start(to: SocketAddr) -> Proxy {
         let (tcp, udp, address) = bind_both();
-        let shared = Arc::new(Shared { to, cut: AtomicBool::new(false), streams: Mutex::default() });
+        let shared = Arc::new(Shared {
+            to,
+            cut: AtomicBool::new(false),
+            deaf: AtomicBool::new(false),
+            streams: Mutex::default(),
+        });
         // These threads end with the test process: a listener cannot be woken to be told.
         let (for_tcp, for_udp) = (Arc::clone(&shared), Arc::clone(&shared));
         thread::spawn(move || for_tcp.forward_streams(&tcp));
@@ -43,8 +50,14 @@ impl Proxy {
         }
     }
 
+    /// Connections are taken and nothing of them passes, as behind a firewall that drops TCP; datagrams still do.
+    pub(crate) fn deafen(&self) {
+        self.shared.deaf.store(true, Ordering::SeqCst);
+    }
+
     pub(crate) fn mend(&self) {
         self.shared.cut.store(false, Ordering::SeqCst);
+        self.shared.deaf.store(false, Ordering::SeqCst);
     }
 }
 
@@ -80,7 +93,8 @@ impl Shared {
                     continue;
                 };
                 streams.push(kept);
-                thread::spawn(move || copy(from, into));
+                let shared = self.clone();
+                thread::spawn(move || shared.copy(from, into));
             }
         }
     }
@@ -94,14 +108,17 @@ impl Shared {
             }
         }
     }
-}
 
-fn copy(mut from: TcpStream, mut into: TcpStream) {
-    let mut buffer = [0; 16 << 10];
-    while let Ok(length @ 1..) = from.read(&mut buffer) {
-        if into.write_all(&buffer[..length]).is_err() {
-            break;
+    fn copy(&self, mut from: TcpStream, mut into: TcpStream) {
+        let mut buffer = [0; 16 << 10];
+        while let Ok(length @ 1..) = from.read(&mut buffer) {
+            while self.deaf.load(Ordering::SeqCst) {
+                thread::sleep(Duration::from_millis(10));
+            }
+            if into.write_all(&buffer[..length]).is_err() {
+                break;
+            }
         }
+        let _ = into.shutdown(Shutdown::Both);
     }
-    let _ = into.shutdown(Shutdown::Both);
 }

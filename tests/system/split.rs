@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cluster::Cluster;
 use crate::node::Node;
@@ -23,6 +23,50 @@ fn proxied_pair() -> (Cluster, [Proxy; 2]) {
     cluster.admit(start(1, &["--join", &advertised[0]]));
     cluster.wait_until("the pair is formed", PATIENCE, || cluster.is_whole());
     (cluster, proxies)
+}
+
+#[test]
+fn a_member_whose_connections_are_swallowed_is_done_without() {
+    let _alone = crate::measured();
+    let mut cluster = Cluster::start(3);
+    let listen = bind_both().2;
+    let proxy = Proxy::start(listen);
+    let (seed, advertised) = (cluster[1].address.to_string(), proxy.address.to_string());
+    let flags = ["--join", &seed, "--advertise", &advertised];
+    cluster.admit(Node::start_at("n4", listen, &flags));
+    cluster.wait_until("the fourth has joined", PATIENCE, || cluster.is_whole());
+    let keys: Vec<_> = (0..100).map(|index| format!("kept-{index}")).collect();
+    keys.iter().for_each(|key| cluster[1].put(key, "before"));
+
+    proxy.deafen();
+    let read_all = |number: usize, value: &str| {
+        let slowest = keys.iter().map(|key| {
+            let asked = Instant::now();
+            assert_eq!(cluster[number].value(key).as_deref(), Some(value), "{key}");
+            asked.elapsed()
+        });
+        slowest.max().expect("some keys")
+    };
+    assert!(read_all(1, "before") < Duration::from_secs(1));
+    let newcomer = Node::start("n5", &["--join", &seed]);
+    for number in 1..=3 {
+        cluster.wait_until("the fifth has joined", PATIENCE, || {
+            cluster[number].view().is_some_and(|view| view.members.contains_key("n5"))
+        });
+    }
+    // A table waits two seconds for the word of a member that nobody hears.
+    sleep(Duration::from_secs(3));
+    keys.iter().for_each(|key| cluster[2].put(key, "after"));
+    for number in 1..=3 {
+        let slowest = read_all(number, "after");
+        assert!(slowest < Duration::from_millis(400), "{slowest:?} at n{number}");
+    }
+    proxy.mend();
+    cluster.admit(newcomer);
+    cluster.wait_until("all are one again", PATIENCE, || cluster.is_whole());
+    for node in cluster.running() {
+        keys.iter().for_each(|key| assert_eq!(node.value(key).as_deref(), Some("after"), "at {}", node.id));
+    }
 }
 
 #[test]
