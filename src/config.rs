@@ -16,8 +16,9 @@ use crate::model::{NodeId, StoreConfig};
 use crate::node::NodeConfig;
 use crate::telemetry::LogFormat;
 
-/// Less than this and a write cannot outlast an owner that falls silent; more and clients have long given up.
-const REQUEST_TIMEOUT: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(60)];
+/// Less than this and a write cannot outlast an owner that falls silent, whose lease has to run out first; more and clients
+/// have long given up.
+const REQUEST_TIMEOUT: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 /// Nobody waits an hour for a process to stop.
 const DRAIN_TIMEOUT: [Duration; 2] = [Duration::ZERO, Duration::from_secs(3600)];
 /// The most copies; more would make every write wait for a large part of the cluster.
@@ -57,7 +58,7 @@ pub struct NodeArgs {
     /// How soon a silent node counts as dead: lan about 1 s, fast about half of that, relaxed for slow networks
     #[arg(long, value_name = "PROFILE", default_value = "lan", env = "SHOAL_DETECTION")]
     pub detection: DetectionArg,
-    /// How long one request may take in all, with every other node that it needs: 100ms to 60s
+    /// How long one request may take in all, with every other node that it needs: 1s to 60s
     #[arg(long, value_name = "DURATION", default_value = "2s", env = "SHOAL_REQUEST_TIMEOUT")]
     pub request_timeout: String,
     /// How long a stopping node may hand over its entries before it exits all the same: 0s to 1h
@@ -300,8 +301,8 @@ mod tests {
 
     #[test]
     fn durations_have_a_unit() {
-        let config = parse(&["--request-timeout", "500ms", "--drain-timeout", "1m"]).unwrap();
-        assert_eq!(config.node.request_timeout, Duration::from_millis(500));
+        let config = parse(&["--request-timeout", "1500ms", "--drain-timeout", "1m"]).unwrap();
+        assert_eq!(config.node.request_timeout, Duration::from_millis(1500));
         assert_eq!(config.drain_timeout, Duration::from_secs(60));
         assert_eq!(parse(&["--drain-timeout", "0s"]).unwrap().drain_timeout, Duration::ZERO);
     }
@@ -321,7 +322,7 @@ mod tests {
             ),
             (
                 ["--request-timeout", "2"],
-                "--request-timeout \"2\": must be a whole number of ms, s, m or h, from 100ms to 60s",
+                "--request-timeout \"2\": must be a whole number of ms, s, m or h, from 1s to 60s",
             ),
             (
                 ["--drain-timeout", "2h"],

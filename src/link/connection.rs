@@ -141,14 +141,20 @@ impl Connection {
         while !self.closed.is_cancelled() {
             self.wake.notified().await;
             self.gather().await;
-            loop {
+            while !self.closed.is_cancelled() {
                 batch.clear();
                 std::mem::swap(&mut batch, &mut self.queue.lock().out);
                 if batch.is_empty() {
                     break;
                 }
                 metrics.link_sent_bytes.inc_by(batch.len() as u64);
-                if let Err(error) = stream.write_all(&batch).await {
+                // A peer that is stopped takes nothing for as long as it likes: then only closing ends it.
+                let written = tokio::select! {
+                    biased;
+                    written = stream.write_all(&batch) => written,
+                    () = self.closed.cancelled() => return,
+                };
+                if let Err(error) = written {
                     debug!(peer = %self.address, %error, "writing to a link");
                     return self.close();
                 }

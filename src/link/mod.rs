@@ -109,7 +109,7 @@ pub enum LinkError {
     #[error("{0} is silent")]
     Silent(SocketAddr),
     /// The deadline passed while the peer was alive: it may have been done.
-    #[error("{0} did not answer in time")]
+    #[error("the time was up before {0} was done")]
     Late(SocketAddr),
     /// Too much is under way to this peer. Nothing was sent.
     #[error("too many requests are under way to {0}")]

@@ -24,6 +24,9 @@ const LATER_MAX: usize = 1024;
 /// How long a peer may leave its answers untaken.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Bytes of answers after which they are written before more is served.
+const OUT_BYTES_MAX: usize = 1 << 20;
+
 /// What serves the requests of peers.
 pub trait Service: Send + Sync + 'static {
     /// Serves or refuses one request, without sending it on. `value` holds the raw values, in order. Nobody waits for the
@@ -63,7 +66,10 @@ where
     let mut buffer = BytesMut::with_capacity(16 << 10);
     buffer.extend_from_slice(early);
     loop {
-        connection.serve_all(&mut buffer, config.frame_bytes_max()).map_err(|error| error.to_string())?;
+        let bytes_max = config.frame_bytes_max();
+        while connection.serve_some(&mut buffer, bytes_max).map_err(|error| error.to_string())? {
+            connection.flush(&mut stream, metrics).await?;
+        }
         while let Ok(one) = finished.try_recv() {
             connection.finish(one);
         }
@@ -91,11 +97,15 @@ struct Serving {
 }
 
 impl Serving {
-    fn serve_all(&mut self, buffer: &mut BytesMut, bytes_max: usize) -> Result<(), FrameError> {
+    /// Serves the whole frames in `buffer`. True if it stopped before the last because enough is to be written.
+    fn serve_some(&mut self, buffer: &mut BytesMut, bytes_max: usize) -> Result<bool, FrameError> {
         while let Some(request) = frame::decode::<Request>(buffer, bytes_max)? {
             self.serve_one(request);
+            if self.out.len() >= OUT_BYTES_MAX {
+                return Ok(true);
+            }
         }
-        Ok(())
+        Ok(false)
     }
 
     fn serve_one(&mut self, Frame { id, deadline_ms, head, value }: Frame<Request>) {

@@ -104,6 +104,8 @@ impl Ledger {
     ) -> Option<SlotSet> {
         let is_same = |given: &Given| given.boot == boot || cfg!(feature = "fault-restart-is-renewal");
         if !self.given.get(member).is_some_and(is_same) {
+            let is_over = |given: &Given| given.last.is_none_or(|(_, at)| now_ms >= at + Ledger::LEASE_MS);
+            self.given.retain(|other, given| ring.members().binary_search(other).is_ok() || !is_over(given));
             let owned = Slot::all().filter(|slot| ring.owns(member, *slot)).collect();
             self.mark_all(&owned, member);
             self.given.insert(member.clone(), Given { boot, last: None });

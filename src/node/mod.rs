@@ -38,7 +38,9 @@ use self::placement::Placement;
 pub use self::sync::SyncReport;
 use crate::gossip::Gossip;
 use crate::link::{Answer, Pool, Request, Service};
-use crate::model::{Clock, Key, Ledger, Lookup, Members, NodeId, Ring, Store, StoreConfig};
+use crate::model::{
+    Clock, Condition, Key, Ledger, Lookup, Members, NodeId, Record, Ring, Store, StoreConfig,
+};
 use crate::net::{WallClock, task};
 use crate::telemetry::Metrics;
 
@@ -244,11 +246,22 @@ impl Node {
         *self.0.moves.lock()
     }
 
-    /// Does one operation on this node's own store, whoever owns the key.
+    /// Does one operation on this node's own store, whoever owns the key. An owner's DELETE is one for the whole cluster;
+    /// another node only drops what it has.
     ///
     /// # Errors
     /// [`NodeError::TooLarge`] and [`NodeError::PreconditionFailed`]; nothing has changed then.
     pub fn apply_here(&self, operation: &Operation) -> Result<Outcome, NodeError> {
+        if let Operation::Delete(key, Condition::Always) = operation
+            && !self.0.placement.load().owns(key.slot())
+        {
+            // A tombstone here would be the cluster's newest word on the key.
+            let held = self.0.store.peek(key, self.now_ms());
+            let removed =
+                held.as_ref().is_some_and(|record| self.0.store.remove_version(key, record.version()));
+            let found = removed && matches!(held, Some(Record::Entry(_)));
+            return Ok(Outcome::Deleted { found, degraded: false });
+        }
         self.apply(operation).map(|(outcome, _)| outcome.for_clients())
     }
 

@@ -116,9 +116,10 @@ impl From<Refusal> for NodeError {
             Refusal::TooLarge(reason) => NodeError::TooLarge(reason),
             Refusal::PreconditionFailed(reason) => NodeError::PreconditionFailed(reason),
             Refusal::Overloaded => NodeError::Overloaded(refusal.to_string()),
-            Refusal::NotOwner | Refusal::NotSynced | Refusal::Unconfirmed => {
+            Refusal::NotOwner | Refusal::NotSynced => {
                 NodeError::ForwardFailed("the members do not agree yet about who has the key".into())
             }
+            Refusal::Unconfirmed => NodeError::ForwardFailed(refusal.to_string()),
             Refusal::Invalid(reason) => NodeError::DecodeFailed(reason),
         }
     }

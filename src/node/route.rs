@@ -31,6 +31,7 @@ const LAST_WORD: Duration = Duration::from_millis(400);
 const SETTLING_MAX: usize = 64;
 
 /// Why an owner did not do an operation.
+#[derive(Clone)]
 pub(super) enum Failure {
     /// Another one may, or the same one later.
     Elsewhere(NodeError),
@@ -275,7 +276,10 @@ impl Node {
                 results[index] = Some(done);
             }
         }
-        results.into_iter().map(|result| result.unwrap_or_else(|| Err(nobody()))).collect()
+        // Without a result is only what panicked, which was reported.
+        let failed =
+            || Err(NodeError::ForwardFailed("this node failed at the operation; see its log".into()));
+        results.into_iter().map(|result| result.unwrap_or_else(failed)).collect()
     }
 
     /// Has a primary do its operations together. What it does not settle takes the path of a single operation.
@@ -319,22 +323,14 @@ impl Node {
     ) -> Vec<Result<Outcome, Failure>> {
         let (heads, values): (Vec<_>, Vec<_>) =
             indexes.iter().map(|&index| operations[index].to_wire()).unzip();
-        let each = |failure: fn(NodeError) -> Failure, error: NodeError| {
-            indexes.iter().map(|_| Err(failure(error.clone()))).collect()
-        };
+        let each = |failure: Failure| indexes.iter().map(|_| Err(failure.clone())).collect();
         match self.call(primary, &Request::Many { operations: heads, claim }, &values, deadline).await {
             Ok((Reply::Many(outcomes), mut values)) if outcomes.len() == indexes.len() => {
                 outcomes.into_iter().map(|outcome| Ok(outcome_from_wire(outcome, &mut values)?)).collect()
             }
-            Ok((Reply::Refused(refusal), _)) => match refusal.into() {
-                Failure::Final(error) => each(Failure::Final, error),
-                Failure::Doubtful(error) => each(Failure::Doubtful, error),
-                Failure::Elsewhere(error) => each(Failure::Elsewhere, error),
-            },
-            Ok((other, _)) => each(Failure::Final, unexpected(primary, &other)),
-            Err(Failure::Final(error)) => each(Failure::Final, error),
-            Err(Failure::Doubtful(error)) => each(Failure::Doubtful, error),
-            Err(Failure::Elsewhere(error)) => each(Failure::Elsewhere, error),
+            Ok((Reply::Refused(refusal), _)) => each(refusal.into()),
+            Ok((other, _)) => each(Failure::Final(unexpected(primary, &other))),
+            Err(failure) => each(failure),
         }
     }
 }

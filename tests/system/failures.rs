@@ -25,7 +25,8 @@ fn a_killed_node_is_unhealthy_everywhere_within_two_and_a_half_seconds() {
 #[test]
 fn until_a_death_is_known_a_request_for_the_dead_nodes_key_says_that_it_could_not_be_forwarded() {
     let _alone = crate::measured();
-    let mut cluster = Cluster::start_with(2, &["--copies", "1", "--detection", "relaxed"]);
+    let mut cluster =
+        Cluster::start_with(2, &["--copies", "1", "--detection", "relaxed", "--request-timeout", "1s"]);
     let key = cluster.key_owned_by(2);
     cluster[1].put(&key, "value");
     cluster.kill(2);
