@@ -21,7 +21,7 @@ use super::timers::Timers;
 use super::{GossipConfig, GossipEvent};
 use crate::model::{Members, NodeId, Seen};
 
-/// How often a node that is alone calls out.
+/// How often a node that is alone, or idle for another reason, calls out.
 const WATCHDOG_PERIOD: Duration = Duration::from_secs(1);
 /// How many addresses one call goes to, seeds and former peers each.
 const WATCHDOG_CALLS_MAX: usize = 16;
@@ -44,6 +44,8 @@ pub(super) struct Machine {
     members: Members,
     seeds: Vec<SocketAddr>,
     watchdog_at: Instant,
+    /// Whether foca probes and gossips.
+    is_active: bool,
     name_taken: Option<SocketAddr>,
     has_left: bool,
     /// Datagrams to send.
@@ -70,6 +72,7 @@ impl Machine {
             farewells,
             seeds: Vec::new(),
             watchdog_at: now.instant + WATCHDOG_PERIOD,
+            is_active: false,
             name_taken: None,
             has_left: false,
             outbox: Vec::new(),
@@ -116,7 +119,7 @@ impl Machine {
         }
         if self.watchdog_at <= now.instant {
             self.watchdog_at = now.instant + WATCHDOG_PERIOD;
-            self.call_out_if_alone(now);
+            self.call_out_if_idle(now);
         }
     }
 
@@ -226,9 +229,10 @@ impl Machine {
         })
     }
 
-    /// With no active member foca goes idle and its timers stop, so that two nodes that lost each other would stay apart.
-    fn call_out_if_alone(&mut self, now: Now) {
-        if self.has_left || self.foca.num_members() > 0 {
+    /// With no active member foca goes idle and its timers stop, so that two nodes that lost each other would stay apart. The
+    /// same after a renewal, until somebody writes to the new identity; which nobody does if all were renewed at once.
+    fn call_out_if_idle(&mut self, now: Now) {
+        if self.has_left || self.is_active {
             return;
         }
         let former =
@@ -243,7 +247,7 @@ impl Machine {
 
     /// Foca drops what was meant for the process that ran here before. To one that knows nobody it says who the members are.
     fn greet_who_asks_for_predecessor(&mut self, payload: &[u8], now: Now) {
-        if self.foca.num_members() > 0 {
+        if self.is_active {
             return;
         }
         let me = self.foca.identity();
@@ -286,8 +290,15 @@ impl Machine {
             self.timers.submit(now.instant + after, timer);
         }
         while let Some(notification) = self.runtime.to_notify() {
-            if matches!(notification, OwnedNotification::Rejoin(_)) {
-                self.events.push(GossipEvent::Renewed);
+            match notification {
+                OwnedNotification::Active => self.is_active = true,
+                OwnedNotification::Idle | OwnedNotification::Defunct => self.is_active = false,
+                OwnedNotification::Rejoin(_) => {
+                    self.is_active = false;
+                    self.watchdog_at = now.instant;
+                    self.events.push(GossipEvent::Renewed);
+                }
+                _ => {}
             }
         }
     }

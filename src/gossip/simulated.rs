@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::codec::{BincodeCodec, decode_list};
+use super::envelope::Envelope;
 use super::machine::{LATE, Machine, Now};
 use super::{Detection, GossipConfig, GossipEvent, Identity};
 use crate::model::{Change, NodeId, Status};
@@ -190,6 +192,10 @@ impl World {
         }
     }
 
+    fn identity(&self, port: u16) -> Identity {
+        decode_list(&self.hosts[&port].machine.list()).unwrap().pop().unwrap().id().clone()
+    }
+
     fn healthy_at(&self, port: u16) -> usize {
         self.hosts[&port].machine.members().counts().healthy
     }
@@ -239,6 +245,33 @@ fn two_halves_of_a_cluster_meet_again_within_five_seconds() {
             assert_eq!(world.healthy_at(port), 6, "seed {seed}, node {port}");
         }
     }
+}
+
+#[test]
+fn nodes_that_are_all_renewed_at_once_still_know_each_other() {
+    let mut world = World::formed(4, 1);
+    for port in 1..=4 {
+        let [me, other] = [port, port % 4 + 1].map(|port| world.identity(port));
+        let (mut declared_down, mut datagram) = (Vec::new(), Vec::new());
+        let header =
+            foca::Header { src: other, src_incarnation: 0, dst: me, message: foca::Message::TurnUndead };
+        foca::Codec::encode_header(&mut BincodeCodec::default(), &header, &mut declared_down).unwrap();
+        Envelope::new("sim").seal(&declared_down, &mut datagram);
+        world.with(port, |machine, now| machine.receive(&datagram, now).unwrap());
+        assert_eq!(world.count(port, renewed), 1);
+    }
+    // Whatever they send now is for identities that nobody has any more.
+    world.run(Duration::from_secs(1));
+    let identities: Vec<_> = (1..=4).map(|port| world.identity(port)).collect();
+    for port in 1..=4 {
+        let known = decode_list(&world.hosts[&port].machine.list()).unwrap();
+        for identity in &identities {
+            assert!(known.iter().any(|member| member.id() == identity), "node {port}: {identity:?}");
+        }
+    }
+    world.kill(1);
+    world.run(Duration::from_secs(3));
+    assert_eq!(world.status_at(2, 1), Some(Status::Unhealthy));
 }
 
 #[test]
