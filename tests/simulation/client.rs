@@ -45,6 +45,9 @@ impl Client {
         let asked = match action {
             Action::Get => self.get(node, &path).await,
             Action::Put(value) => self.ask(node, Method::PUT, &path, &[octets], value).await,
+            Action::Lend(value, ttl) => {
+                self.ask(node, Method::PUT, &format!("{path}?ttl={ttl}"), &[octets], value).await
+            }
             Action::Create(value) => {
                 self.ask(node, Method::PUT, &path, &[octets, (IF_NONE_MATCH, "*".into())], value).await
             }
@@ -119,7 +122,7 @@ fn to_outcome(action: &Action, answer: Answer) -> Outcome {
     match (action, answer.status) {
         (Action::Get, 200) => Outcome::Found { value: text(), version: answer.etag },
         (Action::Get, 404) => Outcome::Missing,
-        (Action::Put(_) | Action::Create(_) | Action::Replace(..), 200 | 204) => {
+        (Action::Put(_) | Action::Lend(..) | Action::Create(_) | Action::Replace(..), 200 | 204) => {
             Outcome::Stored { version: answer.etag }
         }
         (Action::Delete, 200) => Outcome::Deleted,

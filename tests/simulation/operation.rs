@@ -14,6 +14,8 @@ pub(crate) struct Moment {
 pub(crate) enum Action {
     Get,
     Put(String),
+    /// A PUT with a time to live, in seconds.
+    Lend(String, u64),
     /// A PUT that is to be done only if there is nothing.
     Create(String),
     /// A PUT that is to be done only if this version is there.
@@ -24,7 +26,10 @@ pub(crate) enum Action {
 impl Action {
     pub(crate) fn value(&self) -> Option<&str> {
         match self {
-            Action::Put(value) | Action::Create(value) | Action::Replace(value, _) => Some(value),
+            Action::Put(value)
+            | Action::Lend(value, _)
+            | Action::Create(value)
+            | Action::Replace(value, _) => Some(value),
             Action::Get | Action::Delete => None,
         }
     }
@@ -99,6 +104,17 @@ impl Operation {
     /// Whether it was certainly over before `other` began. One with an unknown outcome may still happen.
     pub(crate) fn is_older_than(&self, other: &Operation) -> bool {
         self.acknowledged().is_some_and(|at| at < other.start)
+    }
+
+    /// Whether what it wrote may be over at `ms`, by a right clock.
+    pub(crate) fn may_be_over_at(&self, ms: u64) -> bool {
+        matches!(self.action, Action::Lend(_, ttl) if ms >= self.start.ms + ttl * 1000)
+    }
+
+    /// Whether what it wrote must be over at `ms`, by a right clock.
+    pub(crate) fn must_be_over_at(&self, ms: u64) -> bool {
+        let over = |ttl| self.acknowledged().is_some_and(|at| ms > at.ms + ttl * 1000);
+        matches!(self.action, Action::Lend(_, ttl) if over(ttl))
     }
 
     pub(crate) fn is_write_of(&self, key: usize) -> bool {

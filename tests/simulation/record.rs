@@ -205,6 +205,10 @@ fn check_value(
     if read.end.as_ref().is_some_and(|(end, _)| *end < origin.start) {
         return Err(format!("a value from the future: {read}\n  {origin}"));
     }
+    let is_timely = !schedule.has_skew() && schedule.must_see(origin.span(), read.span());
+    if is_timely && origin.must_be_over_at(read.start.ms) {
+        return Err(format!("its time to live was over: {read}\n  {origin}"));
+    }
     match must_see(read, writes, schedule).find(|newer| origin.is_older_than(newer)) {
         None => Ok(()),
         Some(newer) if newer.action == Action::Delete => {
@@ -215,10 +219,15 @@ fn check_value(
 }
 
 fn check_miss(read: &Operation, writes: &[&Operation], schedule: &Schedule) -> Result<(), String> {
-    let lost = must_see(read, writes, schedule).filter(|write| write.action != Action::Delete).find(|put| {
+    let is_gone = |write: &Operation| match write.action {
+        Action::Delete => true,
+        Action::Lend(..) => schedule.has_skew() || write.may_be_over_at(read.span().1),
+        _ => false,
+    };
+    let lost = must_see(read, writes, schedule).filter(|write| !is_gone(write)).find(|put| {
         !writes.iter().any(|write| {
             let began = read.end.as_ref().is_some_and(|(end, _)| write.start < *end);
-            write.action == Action::Delete && write.may_be_done() && began && !write.is_older_than(put)
+            is_gone(write) && write.may_be_done() && began && !write.is_older_than(put)
         })
     });
     lost.map_or(Ok(()), |put| Err(format!("acknowledged, yet a miss: {read}\n  {put}")))

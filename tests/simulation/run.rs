@@ -33,6 +33,8 @@ const HOT_KEYS: usize = 4;
 const THINK_MS: std::ops::Range<u64> = 5..60;
 /// Share of the PUTs that carry a condition.
 const CONDITIONAL: f64 = 0.3;
+/// Share of the others that have a time to live.
+const LENT: f64 = 0.2;
 
 /// What came of one simulation.
 pub(crate) struct Verdict {
@@ -200,6 +202,7 @@ impl Load {
                     Some(version) if random.random() => Action::Replace(value, String::clone(version)),
                     _ => Action::Create(value),
                 },
+                55..82 if random.random_bool(LENT) => Action::Lend(value, random.random_range(1..4)),
                 55..82 => Action::Put(value),
                 _ => Action::Delete,
             };

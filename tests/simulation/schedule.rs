@@ -223,10 +223,20 @@ impl Schedule {
     /// Whether a read must show a write that was acknowledged before the read began, or a newer one.
     pub(crate) fn must_see(&self, write: (u64, u64), read: (u64, u64)) -> bool {
         let cut = |(start, end): (u64, u64)| {
-            let cuts = self.events.iter().filter(|event| event.fault.is_cut());
+            let cuts = self.events.iter().filter(|event| self.cuts_off(event));
             cuts.clone().any(|event| event.overlaps(start, end) || event.is_felt_at(start))
         };
         !cut(write) && !cut(read) && !self.may_have_lost(write.0, read.1)
+    }
+
+    /// Whether it keeps nodes that serve from each other: a node that listens in vain does when another one is down, too.
+    fn cuts_off(&self, event: &Event) -> bool {
+        let (from_ms, to_ms) = (event.start_ms.saturating_sub(SETTLE_MS), event.end_ms + SETTLE_MS);
+        let is_another =
+            |other: &Event| other.fault.down().is_some_and(|node| Some(node) != event.fault.down());
+        event.fault.is_cut()
+            || matches!(event.fault, Fault::Unreachable { .. })
+                && self.events.iter().any(|other| is_another(other) && other.overlaps(from_ms, to_ms))
     }
 
     /// Whether all copies of something written at `from_ms` may be gone at `to_ms`.
@@ -237,6 +247,11 @@ impl Schedule {
             let at_ms = if leaves { event.end_ms } else { event.start_ms };
             event.start_ms <= to_ms && from_ms <= at_ms && self.is_too_much(event.start_ms, at_ms)
         })
+    }
+
+    /// Whether a clock is ever off: then times to live say nothing.
+    pub(crate) fn has_skew(&self) -> bool {
+        self.events.iter().any(|event| matches!(event.fault, Fault::Skew { .. }))
     }
 
     /// Whether a node is down in that time, or was a short while before.
@@ -255,7 +270,7 @@ impl Schedule {
         let down: BTreeSet<usize> = felt.clone().filter_map(|event| event.fault.down()).collect();
         let all_leave = felt.clone().all(|event| matches!(event.fault, Fault::Leave { .. }));
         let enough = if all_leave { self.nodes } else { usize::from(self.copies) };
-        down.len() >= enough || felt.clone().any(|event| event.fault.is_cut())
+        down.len() >= enough || felt.clone().any(|event| self.cuts_off(event))
     }
 }
 

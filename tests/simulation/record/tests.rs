@@ -79,6 +79,19 @@ fn what_was_deleted_stays_away() {
 }
 
 #[test]
+fn what_is_lent_is_there_for_its_time_and_hides_what_was_before() {
+    let lend = (3, 4, Action::Lend("b".into(), 1), Outcome::Stored { version: "b".into() });
+    let then = |line: Line| check(&[put(1, 2, "a"), lend.clone(), line], &[]);
+    assert!(then(get(5, 1004, "b")).is_empty());
+    assert_eq!(then(get(5, 1002, "")), ["acknowledged, yet a miss"]);
+    assert!(then(get(5, 1003, "")).is_empty());
+    assert_eq!(then(get(1005, 1006, "b")), ["its time to live was over"]);
+    assert_eq!(then(get(1005, 1006, "a")), ["stale"]);
+    let skewed = (Fault::Skew { node: 0, ms: 1 }, 1, 2);
+    assert!(check(&[lend.clone(), get(1005, 1006, "b")], &[skewed]).is_empty());
+}
+
+#[test]
 fn a_write_of_unknown_outcome_may_come_at_any_time() {
     let late = [unknown(1, 2, Action::Put("a".into())), put(3, 4, "b"), get(5, 6, "b"), get(7, 8, "a")];
     assert_eq!(check(&late, &[]), ERROR);
