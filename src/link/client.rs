@@ -146,7 +146,7 @@ fn is_bulk(request: &Request) -> bool {
 fn is_patient(request: &Request) -> bool {
     let is_news = matches!(
         request,
-        Request::Vouch { .. }
+        Request::Lease { .. }
             | Request::Ping { .. }
             | Request::Members
             | Request::CallBack { .. }

@@ -183,7 +183,7 @@ pub enum Request {
         ring: Fingerprint,
     },
     /// Which slots may this node lack something of? Asked again and again; see `model::Ledger`.
-    Vouch {
+    Lease {
         /// Who asks.
         node_id: NodeId,
         /// Its process.
@@ -240,12 +240,12 @@ pub enum Reply {
         /// The answering process's own time, in milliseconds.
         at_ms: u64,
     },
-    /// To [`Request::Vouch`]; the slots as the raw value, see `model::SlotSet`.
-    Vouched {
+    /// To [`Request::Lease`]; the slots as the raw value, see `model::SlotSet`.
+    Leased {
         /// The table that the answer holds under.
         ring: Fingerprint,
-        /// False: nothing is vouched for yet.
-        vouched: bool,
+        /// False: not yet.
+        granted: bool,
         /// Its latest version time.
         clock: u64,
     },

@@ -57,8 +57,8 @@ const OUTSTANDING_MAX: usize = 8192;
 const QUEUED_BYTES_MAX: usize = 64 << 20;
 /// A peer that has been asked and from which nothing at all arrives for this long is taken for stopped or cut off.
 pub const SILENCE: Duration = Duration::from_millis(100);
-/// How long a peer found silent is not asked again, unless something arrives from it first. It always is asked for its word
-/// meanwhile.
+/// How long a peer found silent is not asked again, unless something arrives from it first. It always is asked for a
+/// lease meanwhile.
 const SILENT_FOR: Duration = Duration::from_secs(1);
 /// A wait that ends this much late means that this process itself did not run: then the peer is not judged.
 const LATENESS: Duration = Duration::from_millis(30);

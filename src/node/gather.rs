@@ -4,13 +4,15 @@
 //! is asked, and so is every one that has left and is still there. Only what nobody can reach is done without: members of
 //! which neither the asker nor anybody who answered has heard for a while.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
+use super::copies::Copied;
 use super::operation::record_from_wire;
 use super::placement::Placement;
-use super::replicate::Copied;
 use super::route::unexpected;
 use super::{Node, NodeError};
 use crate::link::{LinkError, Reply, Request, Standing};
@@ -77,9 +79,10 @@ impl Gathered {
         records.reduce(|best, next| if next.1.version() > best.1.version() { next } else { best })
     }
 
-    /// Whether something was found that may have been written after that time.
-    pub(super) fn is_newer_than(&self, time: u64) -> bool {
-        self.newest().is_some_and(|(_, record)| record.version().time() > time)
+    /// Whether `member` has answered, and nobody has anything that may have been written after that time.
+    pub(super) fn rules_out(&self, member: &NodeId, time: u64) -> bool {
+        let has_answered = self.peeked().any(|(answered, _)| answered == member);
+        has_answered && self.newest().is_none_or(|(_, record)| record.version().time() <= time)
     }
 
     /// Why no owner answered.
@@ -108,8 +111,10 @@ impl Node {
         let owners: Vec<NodeId> = placement.ring.owners(key.slot()).cloned().collect();
         let mut found = self.peek_at_all(&placement, owners, key, deadline).await;
         if !found.is_conclusive() {
-            let members = placement.addresses.keys();
-            let others = members.filter(|member| !placement.ring.owns(member, key.slot())).cloned();
+            // Itself, too: one that leaves is in nobody's table and still holds what it has not handed over.
+            let members: BTreeSet<_> = placement.addresses.keys().chain([self.id()]).collect();
+            let others =
+                members.into_iter().filter(|member| !placement.ring.owns(member, key.slot())).cloned();
             found.answers.extend(self.peek_at_all(&placement, others.collect(), key, deadline).await.answers);
             found.is_everybody = true;
         }

@@ -1,7 +1,7 @@
 //! Asks every other member, again and again, what this node may lack; and answers the same question.
 //!
 //! What it means is in [`Ledger`] and [`Placement`]. The same exchange measures the round trip and carries version clocks.
-//! Invariant: a word is counted from the moment it was asked for, so that this node never trusts it longer than its giver.
+//! Invariant: a lease is counted from the moment it was asked for, so that this node never trusts it longer than its grantor.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ const IMPATIENT_PERIOD: Duration = Duration::from_millis(25);
 const ASLEEP: Duration = SILENCE;
 /// How long one that has left may be silent before it counts as gone.
 const DEPARTED_FOR: Duration = Duration::from_secs(5);
-/// A member from which nothing was heard for this long counts as out of reach: its last word, asked for at most a period
+/// A member from which nothing was heard for this long counts as out of reach: its last lease, asked for at most a period
 /// before that, is about to run out.
 const UNHEARD_FOR: Duration = Duration::from_millis(Ledger::LEASE_MS - PERIOD.as_millis() as u64);
 
@@ -87,9 +87,9 @@ impl Asker {
         let mut heard_at = Instant::now();
         loop {
             let pause = match self.ask().await {
-                Ok(vouched) => {
+                Ok(granted) => {
                     heard_at = Instant::now();
-                    if vouched { PERIOD } else { IMPATIENT_PERIOD }
+                    if granted { PERIOD } else { IMPATIENT_PERIOD }
                 }
                 Err(error) => {
                     let is_gone = matches!(error, LinkError::Refused(_)) || heard_at.elapsed() > DEPARTED_FOR;
@@ -104,11 +104,11 @@ impl Asker {
         }
     }
 
-    /// True if the member vouched.
+    /// True if the member granted a lease.
     async fn ask(&self) -> Result<bool, LinkError> {
         let (node, ring) = (&self.node, self.placement.ring.fingerprint());
         let (asked, asked_ms) = (Instant::now(), node.uptime_ms());
-        let request = Request::Vouch {
+        let request = Request::Lease {
             node_id: node.0.id.clone(),
             boot: node.0.boot,
             ring,
@@ -116,13 +116,13 @@ impl Asker {
         };
         let deadline = asked + Duration::from_millis(Ledger::LEASE_MS);
         let (reply, dirty) = node.0.links.call(self.address, &request, &[], deadline).await?;
-        let Reply::Vouched { ring: theirs, vouched, clock } = reply else { return Ok(false) };
+        let Reply::Leased { ring: theirs, granted, clock } = reply else { return Ok(false) };
         node.see_clock(clock);
         let contact = Contact { seen_ms: node.now_ms(), round_trip: Some(asked.elapsed()) };
         node.0.contacts.lock().insert(self.member.clone(), contact);
         match SlotSet::from_bytes(&dirty) {
-            Some(dirty) if vouched && theirs == ring => {
-                self.placement.hear(&self.member, dirty, asked_ms);
+            Some(dirty) if granted && theirs == ring => {
+                self.placement.renew(&self.member, dirty, asked_ms);
                 node.reconsider(&self.placement);
                 Ok(true)
             }
@@ -133,11 +133,11 @@ impl Asker {
 
 impl Node {
     /// Answers the question of the process `boot` of a member.
-    pub(super) fn vouch_for(&self, member: &NodeId, boot: u64, theirs: Fingerprint) -> (Reply, Vec<Bytes>) {
+    pub(super) fn grant_lease(&self, member: &NodeId, boot: u64, theirs: Fingerprint) -> (Reply, Vec<Bytes>) {
         // Under the lock that changes of the table take, so that table and dirty slots belong together.
         let (placement, dirty) = self.update_ledger(|ledger| {
             let placement = self.0.placement.load_full();
-            let dirty = ledger.vouch(member, boot, theirs, &placement.ring, self.uptime_ms());
+            let dirty = ledger.grant(member, boot, theirs, &placement.ring, self.uptime_ms());
             (placement, dirty)
         });
         // It is alive, whatever was noticed of the process before it.
@@ -148,7 +148,7 @@ impl Node {
             self.0.owing.notify_one();
         }
         let ring = placement.ring.fingerprint();
-        let reply = Reply::Vouched { ring, vouched: dirty.is_some(), clock: self.0.versions.latest() };
+        let reply = Reply::Leased { ring, granted: dirty.is_some(), clock: self.0.versions.latest() };
         (reply, dirty.map(|dirty| vec![Bytes::from(dirty.to_bytes())]).unwrap_or_default())
     }
 

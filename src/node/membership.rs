@@ -95,7 +95,7 @@ fn put_in_force(node: &Node, members: &BTreeMap<NodeId, SocketAddr>) {
     // Built on this task: at most some milliseconds for a hundred members, away from the request path.
     let new = Placement::new(&node.0.id, members, &departed, node.0.config.copies, node.uptime_ms());
     let new = Arc::new(new);
-    // Together, so that who asks for a vouch is told the slots that go with the table.
+    // Together, so that who asks for a lease is told the slots that go with the table.
     node.owe(|ledger| {
         ledger.change_table(&node.0.id, &old.ring, &new.ring);
         node.0.placement.store(new.clone());
@@ -116,7 +116,9 @@ fn departed(
 ) -> BTreeMap<NodeId, SocketAddr> {
     let view = node.members();
     let mut departed = old.departed();
-    let left = old.ring.members().iter().filter(|member| **member != node.0.id && view.get(member).is_none());
+    // One that leaves itself does not hear of such any more: whoever is not there may be one.
+    let has_left = |member: &NodeId| node.is_leaving() || view.get(member).is_none();
+    let left = old.ring.members().iter().filter(|member| **member != node.0.id && has_left(member));
     departed.extend(left.filter_map(|member| Some((member.clone(), *old.addresses.get(member)?))));
     departed.retain(|member, address| {
         !members.contains_key(member) && !members.values().any(|taken| taken == address)

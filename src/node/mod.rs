@@ -1,13 +1,16 @@
-//! What the cluster does with a key: route, move, repair. The only door for the edges.
+//! What the cluster does with a key: route, replicate, repair. The only door for the edges.
 //!
 //! Owns the store, the ring and the links to peers, and follows the membership view that gossip publishes. Speaks no
-//! protocol towards clients. Invariant: a record gets into the store by being stamped there, by an owner, or through
-//! `put_if_newer`.
+//! protocol towards clients. Invariant: a record gets into the store by being stamped there, by an owner or at the word of
+//! people who debug ([`Node::apply_here`]), or through `put_if_newer`.
 
+mod batch;
 mod command;
+mod copies;
 mod events;
 mod gather;
 mod join;
+mod lease;
 mod membership;
 mod operation;
 mod placement;
@@ -15,7 +18,7 @@ mod replicate;
 mod route;
 mod serve;
 mod sync;
-mod vouch;
+mod tidy;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -75,7 +78,7 @@ struct Inner {
     /// Changed under the lock of `ledger`.
     placement: ArcSwap<Placement>,
     table_changed: Notify,
-    pulse: vouch::Pulse,
+    pulse: lease::Pulse,
     ledger: Mutex<Ledger>,
     /// Something was marked in the ledger.
     owing: Notify,
@@ -134,7 +137,7 @@ impl Node {
             store: Store::new(config.store),
             placement: ArcSwap::from_pointee(placement),
             table_changed: Notify::new(),
-            pulse: vouch::Pulse::default(),
+            pulse: lease::Pulse::default(),
             ledger: Mutex::default(),
             owing: Notify::new(),
             foreign: Notify::new(),
@@ -158,12 +161,12 @@ impl Node {
         }));
         tasks.spawn(task(membership::follow_view(node.clone())));
         tasks.spawn(task(membership::follow_events(node.clone(), node.0.gossip.events())));
-        tasks.spawn(task(vouch::run(node.clone())));
-        tasks.spawn(task(vouch::keep_pulse(node.clone())));
+        tasks.spawn(task(lease::run(node.clone())));
+        tasks.spawn(task(lease::keep_pulse(node.clone())));
         tasks.spawn(task(join::run(node.clone())));
         tasks.spawn(task(sync::run(node.clone())));
-        tasks.spawn(task(sync::tidy(node.clone())));
-        tasks.spawn(task(sync::sweep(node.clone())));
+        tasks.spawn(task(tidy::run(node.clone())));
+        tasks.spawn(task(tidy::sweep(node.clone())));
         node
     }
 
@@ -255,7 +258,7 @@ impl Node {
         if let Operation::Delete(key, Condition::Always) = operation
             && !self.0.placement.load().owns(key.slot())
         {
-            // A tombstone here would be the cluster's newest word on the key.
+            // A tombstone here would be the newest of all.
             let held = self.0.store.peek(key, self.now_ms());
             let removed =
                 held.as_ref().is_some_and(|record| self.0.store.remove_version(key, record.version()));

@@ -1,9 +1,8 @@
 //! The table in force, where its members are, and how far this node may trust its own memory under it.
 //!
 //! A node answers for a slot by itself while every member has said what it lacks (see [`Ledger`]), this slot is not among
-//! that, and the word of the slot's other owners has not run out; an only owner needs that of all members, one of which
-//! would act in its place. A member that stays out of reach is not waited for. Invariant: a new table starts without
-//! anybody's word.
+//! that, and the leases of the slot's other owners run; an only owner needs those of all members, one of which would act
+//! in its place. A member that stays out of reach is not waited for. Invariant: a new table starts without any lease.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,7 +15,7 @@ use parking_lot::Mutex;
 
 use crate::model::{Ledger, NodeId, Ring, Slot, SlotSet};
 
-/// How long a table waits for the word of a member from which nothing at all is heard. Longer than anything but a fault
+/// How long a table waits for a member from which nothing at all is heard. Longer than anything but a fault
 /// between two members whose gossip passes, which may last: until then requests ask everybody.
 pub(super) const EXCUSED_AFTER: Duration = Duration::from_secs(2);
 
@@ -29,23 +28,23 @@ pub(super) struct Placement {
     me: NodeId,
     /// Milliseconds since the process started, here as in all of this module.
     since_ms: u64,
-    /// By the member's place in the ring: until when its word holds.
-    words: Box<[AtomicU64]>,
-    /// Until when the words of all other members hold.
-    all_words: AtomicU64,
+    /// By the member's place in the ring: until when its lease runs.
+    leases: Box<[AtomicU64]>,
+    /// Until when those of all other members run.
+    all_leases: AtomicU64,
     /// A bit for each slot in which somebody has something newer, or may have.
     unsynced: Box<[AtomicU64]>,
     /// Whether all have been heard.
     complete: AtomicBool,
-    /// Who is to be heard, and what each said last.
-    said: Mutex<BTreeMap<NodeId, Option<Word>>>,
-    /// When the word that is the oldest of all was asked for.
+    /// Who has to report, and what each reported last.
+    reports: Mutex<BTreeMap<NodeId, Option<Report>>>,
+    /// When the report that is the oldest of all was asked for.
     oldest_ms: AtomicU64,
 }
 
-/// What a member has said.
+/// What came with a member's lease.
 #[derive(Debug)]
-struct Word {
+struct Report {
     dirty: SlotSet,
     asked_ms: u64,
 }
@@ -62,14 +61,14 @@ impl Placement {
         let ring = Ring::build(members.keys().cloned(), copies);
         let mut addresses = departed.clone();
         addresses.extend(members.iter().map(|(member, address)| (member.clone(), *address)));
-        let voices = addresses.keys().filter(|member| *member != me).map(|member| (member.clone(), None));
+        let expected = addresses.keys().filter(|member| *member != me).map(|member| (member.clone(), None));
         Placement {
-            words: ring.members().iter().map(|_| AtomicU64::new(0)).collect(),
+            leases: ring.members().iter().map(|_| AtomicU64::new(0)).collect(),
             unsynced: SlotSet::full().words().map(AtomicU64::new).collect(),
             complete: AtomicBool::new(false),
-            all_words: AtomicU64::new(if members.len() == 1 { u64::MAX } else { 0 }),
+            all_leases: AtomicU64::new(if members.len() == 1 { u64::MAX } else { 0 }),
             oldest_ms: AtomicU64::new(0),
-            said: Mutex::new(voices.collect()),
+            reports: Mutex::new(expected.collect()),
             ring: Arc::new(ring),
             addresses,
             me: me.clone(),
@@ -93,9 +92,9 @@ impl Placement {
 
     /// Those that have left and may still hold something.
     pub(super) fn departed(&self) -> BTreeMap<NodeId, SocketAddr> {
-        let heard = self.said.lock();
+        let expected = self.reports.lock();
         let gone = self.others().filter(|(member, _)| self.place(member).is_none());
-        let known = gone.filter(|(member, _)| heard.contains_key(*member));
+        let known = gone.filter(|(member, _)| expected.contains_key(*member));
         known.map(|(member, address)| (member.clone(), address)).collect()
     }
 
@@ -125,14 +124,14 @@ impl Placement {
     pub(super) fn has_authority(&self, slot: Slot, now_ms: u64) -> bool {
         let mut is_owner = false;
         let places = self.ring.owner_places(slot);
-        if places.len() == 1 && self.all_words.load(Ordering::Acquire) <= now_ms {
+        if places.len() == 1 && self.all_leases.load(Ordering::Acquire) <= now_ms {
             return false;
         }
         let all_stand_by = places.iter().all(|place| {
             let place = usize::from(*place);
             let is_me = self.ring.members()[place] == self.me;
             is_owner |= is_me;
-            is_me || self.words[place].load(Ordering::Acquire) > now_ms
+            is_me || self.leases[place].load(Ordering::Acquire) > now_ms
         });
         is_owner && all_stand_by && self.is_clean(slot)
     }
@@ -150,54 +149,54 @@ impl Placement {
 
     /// Whether anybody else goes by it, as far as was heard.
     pub(super) fn is_shared(&self) -> bool {
-        self.said.lock().values().any(Option::is_some)
+        self.reports.lock().values().any(Option::is_some)
     }
 
-    /// Members that were not heard yet: they may go by another table.
-    pub(super) fn unheard(&self) -> Vec<NodeId> {
+    /// Members that have not reported yet: they may go by another table.
+    pub(super) fn without_report(&self) -> Vec<NodeId> {
         if self.is_complete() {
             return Vec::new();
         }
-        let said = self.said.lock();
-        said.iter().filter(|(_, said)| said.is_none()).map(|(member, _)| member.clone()).collect()
+        let reports = self.reports.lock();
+        reports.iter().filter(|(_, report)| report.is_none()).map(|(member, _)| member.clone()).collect()
     }
 
-    /// A member has vouched: only these slots are dirty, for the lease that began when it was asked.
-    pub(super) fn hear(&self, member: &NodeId, dirty: SlotSet, asked_ms: u64) {
-        if let Some(said) = self.said.lock().get_mut(member) {
-            *said = Some(Word { dirty, asked_ms });
+    /// A member has granted a lease, which began when it was asked: only these slots are dirty.
+    pub(super) fn renew(&self, member: &NodeId, dirty: SlotSet, asked_ms: u64) {
+        if let Some(report) = self.reports.lock().get_mut(member) {
+            *report = Some(Report { dirty, asked_ms });
         }
         self.reconsider(self.is_complete(), |_| false);
         if let Some(place) = self.place(member) {
-            self.words[place].store(asked_ms + Ledger::LEASE_MS, Ordering::Release);
+            self.leases[place].store(asked_ms + Ledger::LEASE_MS, Ordering::Release);
             let others =
-                self.ring.members().iter().zip(&self.words).filter(|(member, _)| **member != self.me);
-            let until_ms = others.map(|(_, word)| word.load(Ordering::Acquire)).min();
-            self.all_words.store(until_ms.unwrap_or(u64::MAX), Ordering::Release);
+                self.ring.members().iter().zip(&self.leases).filter(|(member, _)| **member != self.me);
+            let until_ms = others.map(|(_, lease)| lease.load(Ordering::Acquire)).min();
+            self.all_leases.store(until_ms.unwrap_or(u64::MAX), Ordering::Release);
         }
     }
 
     /// One that has left is gone for good, and with it what it had to say.
     pub(super) fn dismiss(&self, member: &NodeId) {
-        self.said.lock().remove(member);
+        self.reports.lock().remove(member);
     }
 
-    /// Works out again what is unsynced. `free`: no vouch that this node gave under another table still holds. Who
+    /// Works out again what is unsynced. `free`: no lease that this node granted under another table still runs. Who
     /// `is_excused` is not waited for.
     pub(super) fn reconsider(&self, free: bool, is_excused: impl Fn(SocketAddr) -> bool) {
-        let said = self.said.lock();
-        let all_heard = said.iter().all(|(member, word)| {
-            word.is_some() || self.addresses.get(member).copied().is_some_and(&is_excused)
+        let reports = self.reports.lock();
+        let all_reported = reports.iter().all(|(member, report)| {
+            report.is_some() || self.addresses.get(member).copied().is_some_and(&is_excused)
         });
-        if !free || !all_heard {
+        if !free || !all_reported {
             return;
         }
         let mut unsynced = SlotSet::empty();
-        said.values().flatten().for_each(|word| unsynced.add(&word.dirty));
+        reports.values().flatten().for_each(|report| unsynced.add(&report.dirty));
         for (word, bits) in self.unsynced.iter().zip(unsynced.words()) {
             word.store(bits, Ordering::Release);
         }
-        let oldest_ms = said.values().flatten().map(|word| word.asked_ms).min();
+        let oldest_ms = reports.values().flatten().map(|report| report.asked_ms).min();
         self.oldest_ms.store(oldest_ms.unwrap_or(u64::MAX), Ordering::Release);
         self.complete.store(true, Ordering::Release);
     }

@@ -8,19 +8,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep_until};
 
-use super::operation::{record_from_wire, record_to_wire};
+use super::copies::Copied;
 use super::placement::Placement;
-use super::route::unexpected;
 use super::{NewValue, Node, NodeError, Operation, Outcome};
-use crate::link::{Claim, LinkError, RecordHead, Refusal, Reply, Request};
-use crate::model::{
-    Condition, Current, Entry, Evicted, Fingerprint, Key, NodeId, Put, Record, Slot, StoreError, Tombstone,
-    Version,
-};
+use crate::link::{Claim, Refusal, Request};
+use crate::model::{Condition, Current, Entry, Key, NodeId, Record, Slot, Tombstone, Version};
 
 /// How old the answers of the other owners may be when a node acts on them. No longer than an asker waits for a silent
 /// node before it turns to the next: a node that was stopped in between must not act late.
@@ -33,16 +28,6 @@ struct Written {
     key: Key,
     record: Record,
     degraded: bool,
-}
-
-/// What a copy request came to.
-pub(super) enum Copied {
-    /// All are held; of these, by index, a newer version. The member goes by this table.
-    Held { ring: Fingerprint, stale: Vec<u32> },
-    /// The process is gone, and with it whatever it could have answered.
-    Gone,
-    /// It may be alive, without the copies.
-    Failed,
 }
 
 impl Node {
@@ -231,88 +216,6 @@ impl Node {
         }
         failed
     }
-
-    /// Has a member keep records.
-    pub(super) async fn copy_to<'a>(
-        &self,
-        member: &NodeId,
-        request: fn(Vec<RecordHead>) -> Request,
-        records: impl Iterator<Item = (&'a Key, Record)>,
-        deadline: Instant,
-    ) -> Copied {
-        let (heads, values): (Vec<_>, Vec<_>) =
-            records.map(|(key, record)| record_to_wire(key, record)).unzip();
-        let values: Vec<Bytes> = values.into_iter().filter(|value| !value.is_empty()).collect();
-        let Some(address) = self.0.placement.load().addresses.get(member).copied() else {
-            return Copied::Failed;
-        };
-        let request = request(heads);
-        let mut reply = self.0.links.call(address, &request, &values, deadline).await;
-        if matches!(reply, Err(LinkError::Broken(_))) {
-            // The process ended, or only the connection; a new one tells. Copies may come twice.
-            reply = self.0.links.call(address, &request, &values, deadline).await;
-        }
-        match reply {
-            Ok((Reply::Copied { ring, stale }, _)) => Copied::Held { ring, stale },
-            Err(LinkError::Refused(_)) => Copied::Gone,
-            Ok((other, _)) => {
-                tracing::warn!(%member, error = %unexpected(member, &other), "a copy was refused");
-                Copied::Failed
-            }
-            Err(error) => {
-                tracing::debug!(%member, %error, "a copy was not written");
-                Copied::Failed
-            }
-        }
-    }
-
-    /// The inverse of [`Node::copy_to`], at the receiving end. Says, by index, of which a newer version is held.
-    pub(super) fn keep_copies(&self, heads: Vec<RecordHead>, mut values: Bytes) -> Result<Vec<u32>, Refusal> {
-        let mut stale = Vec::new();
-        for (index, head) in heads.into_iter().enumerate() {
-            let (key, record) = record_from_wire(head, &mut values)?;
-            self.see_clock(record.version().time());
-            if cfg!(feature = "fault-no-versions")
-                && let Some(held) = self.0.store.peek(&key, self.now_ms())
-            {
-                self.0.store.remove_version(&key, held.version());
-            }
-            if self.keep(&key, record) {
-                stale.push(index as u32);
-            }
-            let placement = self.0.placement.load();
-            if !placement.owns(key.slot()) {
-                self.pass_on(key.slot());
-            }
-        }
-        Ok(stale)
-    }
-
-    /// The one way into the store for what has a version. True if a newer one is there.
-    pub(super) fn keep(&self, key: &Key, record: Record) -> bool {
-        let version = record.version();
-        match self.0.store.put_if_newer(key, record, self.now_ms()) {
-            Ok(Put::Stored { evicted, .. }) => {
-                self.count_evicted(evicted);
-                false
-            }
-            Ok(Put::Stale { held }) => held > version,
-            Err(StoreError::TooLarge { .. }) => {
-                // This node's store is smaller than the sender's. An older version must not stay in its place.
-                if let Some(held) = self.0.store.peek(key, self.now_ms())
-                    && held.version() < version
-                {
-                    self.0.store.remove_version(key, held.version());
-                }
-                false
-            }
-        }
-    }
-
-    fn count_evicted(&self, evicted: Evicted) {
-        self.0.metrics.evictions.inc_by(evicted.entries as u64);
-        self.0.metrics.evicted_bytes.inc_by(evicted.bytes as u64);
-    }
 }
 
 fn entry(new: &NewValue, version: Version, now_ms: u64) -> Entry {
@@ -340,10 +243,10 @@ fn refused(condition: &Condition, live: Option<Version>) -> NodeError {
 /// heard under it: they may still answer by the former one.
 fn targets(placement: &Placement, me: &NodeId, written: &[Written]) -> BTreeMap<NodeId, Vec<usize>> {
     let mut targets: BTreeMap<NodeId, Vec<usize>> = BTreeMap::new();
-    let unheard = placement.unheard();
+    let also_told = placement.without_report();
     for (index, one) in written.iter().enumerate() {
         let owners = placement.ring.owners(one.key.slot());
-        let also = unheard.iter().filter(|member| !placement.ring.owns(member, one.key.slot()));
+        let also = also_told.iter().filter(|member| !placement.ring.owns(member, one.key.slot()));
         for member in owners.chain(also).filter(|member| *member != me) {
             targets.entry(member.clone()).or_default().push(index);
         }
@@ -384,7 +287,7 @@ impl<'a> Owed<'a> {
             let placement = self.node.0.placement.load();
             let owned = slots.iter().filter(|slot| placement.ring.owns(member, **slot));
             owned.for_each(|slot| ledger.mark(*slot, member));
-            ledger.free_of(member)
+            ledger.lease_end(member)
         })
     }
 }

@@ -37,9 +37,9 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: In
             }
             Err(refusal) => refused(refusal),
         },
-        Request::Vouch { node_id, boot, ring, clock } => {
+        Request::Lease { node_id, boot, ring, clock } => {
             node.see_clock(clock);
-            let (reply, values) = node.vouch_for(&node_id, boot, ring);
+            let (reply, values) = node.grant_lease(&node_id, boot, ring);
             Answer::Now(reply, values)
         }
         Request::Digests(theirs) => Answer::Now(Reply::Differ(sync::differing(&node, &theirs)), Vec::new()),

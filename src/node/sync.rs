@@ -1,10 +1,9 @@
-//! Sync: pays the debts of the [`Ledger`], and hands over what this node no longer owns.
+//! Sync: pays the debts of the [`Ledger`].
 //!
 //! For each member that may lack something one task compares digests of the dirty slots, then versions, and pushes what is
 //! newer here in acknowledged batches over the bulk link. Rate: each batch is followed by a pause as long as it took, and
-//! longer if it was large, so that requests always find a free half of the link and of the processors. Invariant: a record of a
-//! slot that this node does not own is dropped only in a version that every owner has acknowledged, a grace later, and under
-//! the same table.
+//! longer if it was large, so that requests always find a free half of the link and of the processors. Invariant: a pair is
+//! settled only after the member has acknowledged whatever this node held of the slot when it began.
 //!
 //! [`Ledger`]: crate::model::Ledger
 
@@ -14,12 +13,11 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::json;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval, sleep, timeout};
-use tracing::{debug, info, warn};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info};
 
+use super::copies::Copied;
 use super::operation::parse;
-use super::placement::Placement;
-use super::replicate::Copied;
 use super::route::unexpected;
 use super::{Node, NodeError};
 use crate::link::{Refusal, Reply, Request};
@@ -33,15 +31,10 @@ const BATCH_BYTES: usize = 1 << 20;
 const BYTES_PER_SECOND: f64 = (64 << 20) as f64;
 /// How long a member may take to acknowledge a batch.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long what has been handed over stays, for readers that still go by the former table.
-const GRACE: Duration = Duration::from_secs(1);
 /// Pause before a member that did not acknowledge is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How long a rebalance waits for anything to be taken.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
-/// How often, and how many at a time, expired records are freed.
-const SWEEP_PERIOD: Duration = Duration::from_millis(250);
-const SWEEP_RECORDS: usize = 10_000;
 
 /// What sync has moved.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -56,7 +49,7 @@ pub struct SyncReport {
     pub duration_ms: u64,
 }
 
-type Heads = Vec<(Key, Version)>;
+pub(super) type Heads = Vec<(Key, Version)>;
 
 /// Pushes whatever is dirty, and tells when it begins and when all is done.
 pub(super) async fn run(node: Node) {
@@ -98,37 +91,6 @@ pub(super) async fn run(node: Node) {
                 }
             }
             () = node.0.owing.notified() => {}
-        }
-    }
-}
-
-/// Frees expired records, a bounded number at a time.
-pub(super) async fn sweep(node: Node) {
-    let mut ticks = interval(SWEEP_PERIOD);
-    loop {
-        ticks.tick().await;
-        let swept = node.0.store.sweep(node.now_ms(), SWEEP_RECORDS);
-        node.0.metrics.expirations.inc_by(swept.entries as u64);
-    }
-}
-
-/// Drops what this node does not own, once all is clean and the owners have it.
-pub(super) async fn tidy(node: Node) {
-    let mut clean = node.0.clean.subscribe();
-    loop {
-        node.0.foreign.notified().await;
-        loop {
-            if cfg!(feature = "fault-early-drop") {
-                drop_foreign(&node);
-            }
-            if clean.wait_for(|clean| *clean).await.is_err() {
-                return;
-            }
-            sleep(GRACE).await;
-            let placement = node.0.placement.load_full();
-            if *clean.borrow() && hand_over(&node, &placement).await {
-                break;
-            }
         }
     }
 }
@@ -255,7 +217,7 @@ async fn push_slots(node: &Node, member: &NodeId, shard: usize, slots: &SlotSet)
 }
 
 /// Has a member take, of these records, what it has not in this or a newer version.
-async fn offer(node: &Node, member: &NodeId, heads: &[(Key, Version)]) -> Result<(), NodeError> {
+pub(super) async fn offer(node: &Node, member: &NodeId, heads: &[(Key, Version)]) -> Result<(), NodeError> {
     for heads in heads.chunks(BATCH_RECORDS) {
         let versions = heads.iter().map(|(key, version)| (key.as_str().into(), *version)).collect();
         let deadline = Instant::now() + BATCH_TIMEOUT;
@@ -296,43 +258,6 @@ async fn send(
             Ok(())
         }
         Copied::Gone | Copied::Failed => Err(NodeError::ForwardFailed(format!("{member} took no copies"))),
-    }
-}
-
-/// Offers what is not this node's to the owners once more and drops it. False if an owner did not take it, or the table has
-/// changed.
-async fn hand_over(node: &Node, placement: &Placement) -> bool {
-    for shard in 0..node.0.store.shards() {
-        let foreign = node.0.store.versions_in(shard, |slot| !placement.owns(slot), node.now_ms());
-        let mut by_owner: BTreeMap<&NodeId, Heads> = BTreeMap::new();
-        for (key, version) in &foreign {
-            for owner in placement.ring.owners(key.slot()) {
-                by_owner.entry(owner).or_default().push((key.clone(), *version));
-            }
-        }
-        for (owner, heads) in by_owner {
-            if let Err(error) = offer(node, owner, &heads).await {
-                warn!(%owner, %error, "an owner does not take what it should have; trying again");
-                return false;
-            }
-        }
-        if node.ring().fingerprint() != placement.ring.fingerprint() {
-            return false;
-        }
-        for (key, version) in foreign {
-            node.0.store.remove_version(&key, version);
-        }
-    }
-    true
-}
-
-/// A deliberate fault: drops what nobody has acknowledged.
-fn drop_foreign(node: &Node) {
-    let placement = node.0.placement.load_full();
-    for shard in 0..node.0.store.shards() {
-        for (key, version) in node.0.store.versions_in(shard, |slot| !placement.owns(slot), node.now_ms()) {
-            node.0.store.remove_version(&key, version);
-        }
     }
 }
 

@@ -54,7 +54,7 @@ fn a_member_whose_connections_are_swallowed_is_done_without() {
             cluster[number].view().is_some_and(|view| view.members.contains_key("n5"))
         });
     }
-    // A table waits two seconds for the word of a member that nobody hears.
+    // A table waits two seconds for a member that nobody hears.
     sleep(Duration::from_secs(3));
     keys.iter().for_each(|key| cluster[2].put(key, "after"));
     for number in 1..=3 {

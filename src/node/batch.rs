@@ -1,0 +1,131 @@
+//! Many operations at once: those for one primary travel in one frame.
+//!
+//! What a primary does not settle takes the path of a single operation; see [`super::route`]. Invariant: operations on one key
+//! are done one after the other, in the order in which they were given.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream};
+use tokio::time::Instant;
+
+use super::operation::outcome_from_wire;
+use super::route::{Failure, Performed, unexpected};
+use super::{Done, Node, NodeError, Operation, Outcome};
+use crate::link::{Claim, Reply, Request};
+use crate::model::{Key, NodeId};
+use crate::net::task;
+use crate::telemetry::Route;
+
+/// Operations of one batch that are settled one by one at a time.
+const SETTLING_MAX: usize = 64;
+
+impl Node {
+    /// Does many operations; those for one owner travel together, but those on one key go one after the other. Results in
+    /// the order of the operations.
+    pub async fn perform_all(&self, operations: Vec<Operation>) -> Vec<Result<Done, NodeError>> {
+        let deadline = self.deadline();
+        self.wait_until_ready(deadline).await;
+        let ring = self.ring();
+        let claim = self.claim(ring.fingerprint(), None);
+        let mut by_key: HashMap<&Key, Vec<usize>> = HashMap::with_capacity(operations.len());
+        for (index, operation) in operations.iter().enumerate() {
+            by_key.entry(operation.key()).or_default().push(index);
+        }
+        let mut groups: BTreeMap<&NodeId, Vec<usize>> = BTreeMap::new();
+        let mut chains: Vec<Vec<usize>> = Vec::new();
+        for (index, operation) in operations.iter().enumerate() {
+            match by_key.remove(operation.key()) {
+                Some(one) if one.len() == 1 => {
+                    let primary = ring.primary(operation.key().slot());
+                    primary.into_iter().for_each(|primary| groups.entry(primary).or_default().push(index));
+                }
+                Some(several) => chains.push(several),
+                // Further on in a chain.
+                None => {}
+            }
+        }
+        let mut results: Vec<Option<Result<Done, NodeError>>> = vec![None; operations.len()];
+        let operations = Arc::new(operations);
+        let mut under_way = tokio::task::JoinSet::new();
+        for (primary, indexes) in groups {
+            let (node, operations, primary) = (self.clone(), operations.clone(), primary.clone());
+            under_way.spawn(task(async move {
+                let done = node.perform_group(&primary, &operations, &indexes, claim, deadline).await;
+                indexes.into_iter().zip(done).collect::<Vec<_>>()
+            }));
+        }
+        for chain in chains {
+            let (node, operations) = (self.clone(), operations.clone());
+            under_way.spawn(task(async move {
+                let mut done = Vec::with_capacity(chain.len());
+                for index in chain {
+                    let performed = node.perform_by(&operations[index], deadline).await;
+                    done.push((index, performed.map(|(done, _)| done)));
+                }
+                done
+            }));
+        }
+        while let Some(group) = under_way.join_next().await {
+            for (index, done) in group.into_iter().flatten() {
+                results[index] = Some(done);
+            }
+        }
+        // Without a result is only what panicked, which was reported.
+        let failed =
+            || Err(NodeError::ForwardFailed("this node failed at the operation; see its log".into()));
+        results.into_iter().map(|result| result.unwrap_or_else(failed)).collect()
+    }
+
+    /// Has a primary do its operations together. What it does not settle takes the path of a single operation.
+    async fn perform_group(
+        &self,
+        primary: &NodeId,
+        operations: &[Operation],
+        indexes: &[usize],
+        claim: Claim,
+        deadline: Instant,
+    ) -> Vec<Result<Done, NodeError>> {
+        let outcomes = if primary == self.id() {
+            let own: Vec<Operation> = indexes.iter().map(|&index| operations[index].clone()).collect();
+            let served = self.serve_all(&own, claim, deadline).await;
+            served.into_iter().map(|outcome| outcome.map_err(Failure::from)).collect()
+        } else {
+            self.forward_group(primary, operations, indexes, claim, deadline).await
+        };
+        let mut each = Vec::with_capacity(indexes.len());
+        for (outcome, &index) in outcomes.into_iter().zip(indexes) {
+            each.push(self.complete(
+                &operations[index],
+                outcome,
+                primary,
+                Route::Forwarded,
+                claim.clock,
+                deadline,
+            ));
+        }
+        let performed: Vec<Performed> = stream::iter(each).buffered(SETTLING_MAX).collect().await;
+        performed.into_iter().map(|performed| performed.map(|(done, _)| done)).collect()
+    }
+
+    async fn forward_group(
+        &self,
+        primary: &NodeId,
+        operations: &[Operation],
+        indexes: &[usize],
+        claim: Claim,
+        deadline: Instant,
+    ) -> Vec<Result<Outcome, Failure>> {
+        let (heads, values): (Vec<_>, Vec<_>) =
+            indexes.iter().map(|&index| operations[index].to_wire()).unzip();
+        let each = |failure: Failure| indexes.iter().map(|_| Err(failure.clone())).collect();
+        match self.call(primary, &Request::Many { operations: heads, claim }, &values, deadline).await {
+            Ok((Reply::Many(outcomes), mut values)) if outcomes.len() == indexes.len() => {
+                outcomes.into_iter().map(|outcome| Ok(outcome_from_wire(outcome, &mut values)?)).collect()
+            }
+            Ok((Reply::Refused(refusal), _)) => each(refusal.into()),
+            Ok((other, _)) => each(Failure::Final(unexpected(primary, &other))),
+            Err(failure) => each(failure),
+        }
+    }
+}
