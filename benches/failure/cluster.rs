@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::common::{Node, Result, SHOAL, http, wait_until};
+use super::common::{Node, Result, SHOAL, are_whole, http, wait_until};
 use super::load::{Keys, name, number_in, value};
 
 /// Keys of one batch.
@@ -57,7 +57,7 @@ impl Cluster {
 
     /// Whether all nodes see each other, go by one table, and nobody lacks anything.
     pub(crate) fn is_replicated(&self) -> bool {
-        is_one(&self.nodes) && self.nodes.iter().all(|node| under_replicated(node.address) == Some(0))
+        are_whole(&self.nodes) && self.nodes.iter().all(|node| under_replicated(node.address) == Some(0))
     }
 
     pub(crate) fn wait_until_replicated(&self) -> Result<Duration> {
@@ -116,24 +116,6 @@ impl Cluster {
         }
         Ok(short)
     }
-}
-
-/// Whether these nodes, and no others, are alive in each other's eyes and share all slots by one table.
-pub(crate) fn is_one(nodes: &[Node]) -> bool {
-    let mut rings = nodes.iter().map(|node| ring_of(node, nodes.len()));
-    let Some(Some(first)) = rings.next() else { return false };
-    rings.all(|ring| ring.as_ref() == Some(&first))
-}
-
-/// The fingerprint of a node's table, if it is one of `count` members that are all well.
-fn ring_of(node: &Node, count: usize) -> Option<Value> {
-    let (_, body) = http(node.address, "GET", "/admin/cluster", "").ok()?;
-    let mut view: Value = serde_json::from_str(&body).ok()?;
-    let members = view["cluster_status"]["nodes"].as_array()?;
-    let healthy: Vec<_> = members.iter().filter(|member| member["status"] == "healthy").collect();
-    // The dead stay visible; by a table that they are still in, the living do not have all slots.
-    let slots: u64 = healthy.iter().filter_map(|member| member["slots"].as_u64()).sum();
-    (healthy.len() == count && slots == 16384).then(|| view["ring"].take())
 }
 
 /// The results of a batch.

@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::Promises;
-use super::cluster::is_one;
-use super::common::{Node, Result, SHOAL, exchange, http, wait_until};
+use super::common::{Node, Result, SHOAL, are_whole, exchange, http, wait_until};
 use super::load::name;
 
 const CUT_FOR: Duration = Duration::from_secs(20);
@@ -38,7 +37,7 @@ pub(super) fn run() -> Result<Vec<String>> {
         let flags = ["--join", "10.77.0.1:8001"];
         nodes.push(Node::launch(command, &format!("n{}", number + 1), &listen, &flags)?);
     }
-    wait_until("the four see each other", || is_one(&nodes))?;
+    wait_until("the four see each other", || are_whole(&nodes))?;
     let mut promises = Promises::default();
     let mut newest: BTreeMap<usize, String> = BTreeMap::new();
     (0..KEYS).try_for_each(|key| write(nodes[key % 4].address, key, "before", &mut newest))?;
@@ -59,7 +58,7 @@ pub(super) fn run() -> Result<Vec<String>> {
 
     net.heal()?;
     let healed = Instant::now();
-    wait_until("all go by one table", || is_one(&nodes))?;
+    wait_until("all go by one table", || are_whole(&nodes))?;
     let one_ring = healed.elapsed();
     wait_until("all copies are equal", || unequal(&nodes).is_ok_and(|unequal| unequal == 0))?;
     let equal = healed.elapsed();

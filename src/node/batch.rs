@@ -9,8 +9,8 @@ use std::sync::Arc;
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
-use super::operation::outcome_from_wire;
-use super::route::{Failure, Performed, unexpected};
+use super::operation::{outcome_from_wire, unexpected};
+use super::route::{Failure, Performed};
 use super::{Done, Node, NodeError, Operation, Outcome};
 use crate::link::{Claim, Reply, Request};
 use crate::model::{Key, NodeId};

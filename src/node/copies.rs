@@ -7,8 +7,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::Node;
-use super::operation::{record_from_wire, record_to_wire};
-use super::route::unexpected;
+use super::operation::{record_from_wire, record_to_wire, unexpected};
 use crate::link::{LinkError, RecordHead, Refusal, Reply, Request};
 use crate::model::{Evicted, Fingerprint, Key, NodeId, Put, Record, StoreError};
 

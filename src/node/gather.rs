@@ -11,9 +11,8 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::copies::Copied;
-use super::operation::record_from_wire;
+use super::operation::{record_from_wire, unexpected};
 use super::placement::Placement;
-use super::route::unexpected;
 use super::{Node, NodeError};
 use crate::link::{LinkError, Reply, Request, Standing};
 use crate::model::{Fingerprint, Key, NodeId, Record};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::link::{self, LinkError, RecordHead, RecordKind, Refusal};
+use crate::link::{self, LinkError, RecordHead, RecordKind, Refusal, Reply};
 use crate::model::{Condition, Entry, Key, NodeId, Record, StoreError, Tombstone, Version};
 
 /// One operation on one key.
@@ -254,4 +254,9 @@ fn cut(values: &mut Bytes, value_bytes: u32) -> Result<Bytes, Refusal> {
         )));
     }
     Ok(values.split_to(bytes))
+}
+
+/// A reply that is none to the question.
+pub(super) fn unexpected(node_id: &NodeId, reply: &Reply) -> NodeError {
+    NodeError::DecodeFailed(format!("{node_id} gave an answer that does not fit the question: {reply:?}"))
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
 use super::gather::Gathered;
-use super::operation::outcome_from_wire;
+use super::operation::{outcome_from_wire, unexpected};
 use super::{Done, Node, NodeError, Operation, Outcome};
 use crate::link::{Claim, LinkError, Refusal, Reply, Request};
 use crate::model::{Fingerprint, Key, NodeId, Record};
@@ -262,8 +262,4 @@ impl From<Failure> for NodeError {
 
 fn nobody() -> NodeError {
     NodeError::NodeNotFound("no member owns the key".into())
-}
-
-pub(super) fn unexpected(node_id: &NodeId, reply: &Reply) -> NodeError {
-    NodeError::DecodeFailed(format!("{node_id} gave an answer that does not fit the question: {reply:?}"))
 }

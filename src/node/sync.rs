@@ -17,8 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info};
 
 use super::copies::Copied;
-use super::operation::parse;
-use super::route::unexpected;
+use super::operation::{parse, unexpected};
 use super::{Node, NodeError};
 use crate::link::{Refusal, Reply, Request};
 use crate::model::{Key, Ledger, NodeId, Record, Slot, SlotSet, Version, mix};
