@@ -6,6 +6,7 @@
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+use crate::http;
 use crate::node::Node;
 use crate::process::{PATIENCE, Signal, poll};
 
@@ -62,11 +63,15 @@ impl Cluster {
 
     /// A key whose primary is this node, as the first node places it.
     pub(crate) fn key_owned_by(&self, number: usize) -> String {
-        let is_owner = |key: &String| {
-            let located = self[1].get(&format!("/admin/locate/{key}")).expect(200);
-            located["owners"][0]["node_id"] == self[number].id
-        };
+        let is_owner = |key: &String| self.owners_of(key)[0] == self[number].id;
         (0..1000).map(|index| format!("key-{index}")).find(is_owner).expect("it owns some of a thousand keys")
+    }
+
+    /// The names of the key's owners, the primary first, as the first node places it.
+    pub(crate) fn owners_of(&self, key: &str) -> Vec<String> {
+        let located = self[1].get(&format!("/admin/locate/{}", http::encode(key))).expect(200);
+        let owners = located["owners"].as_array().expect("owners").iter();
+        owners.map(|owner| owner["node_id"].as_str().expect("a name").to_owned()).collect()
     }
 
     /// The nodes that run.
