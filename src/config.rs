@@ -2,18 +2,25 @@
 //!
 //! Every error names the flag, what was given, and what is accepted.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+mod limits;
+mod security;
+mod units;
+
+use std::net::SocketAddr;
 use std::num::NonZeroU8;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use rand::RngExt;
 
+pub use self::limits::LimitArgs;
+pub use self::security::SecurityArgs;
+use self::units::{address, check_host_port, duration, size, size_within};
 use crate::gossip::{Detection, GossipConfig};
 use crate::http::HttpConfig;
-use crate::link::LinkConfig;
 use crate::model::{NodeId, StoreConfig};
 use crate::node::NodeConfig;
+use crate::security::SecurityConfig;
 use crate::telemetry::LogFormat;
 
 /// Less than this and a write cannot outlast an owner that falls silent, whose lease has to run out first; more and clients
@@ -73,6 +80,12 @@ pub struct NodeArgs {
     /// Log each request about a key
     #[arg(long, env = "SHOAL_ACCESS_LOG")]
     pub access_log: bool,
+    /// What keeps strangers out
+    #[command(flatten)]
+    pub security: SecurityArgs,
+    /// What bounds strangers
+    #[command(flatten)]
+    pub limits: LimitArgs,
 }
 
 /// The detection profiles by name.
@@ -99,23 +112,29 @@ pub struct Config {
     pub node: NodeConfig,
     /// For membership.
     pub gossip: GossipConfig,
-    /// For the links between nodes.
-    pub link: LinkConfig,
+    /// Where secrets, certificates and keys are.
+    pub security: SecurityConfig,
     /// For the HTTP edge.
     pub http: HttpConfig,
 }
 
-/// A flag that cannot be used.
+/// A flag or a variable that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("--{flag} {given}: {reason}")]
+#[error("{what}: {reason}")]
 pub struct ConfigError {
-    flag: &'static str,
-    given: String,
+    what: String,
     reason: String,
 }
 
+impl ConfigError {
+    /// What is in a variable is not repeated: it is a secret.
+    fn in_variable(name: &str, reason: String) -> ConfigError {
+        ConfigError { what: name.into(), reason }
+    }
+}
+
 fn bad(flag: &'static str, given: &str, reason: impl Into<String>) -> ConfigError {
-    ConfigError { flag, given: format!("{given:?}"), reason: reason.into() }
+    ConfigError { what: format!("--{flag} {given:?}"), reason: reason.into() }
 }
 
 impl TryFrom<&NodeArgs> for Config {
@@ -136,6 +155,7 @@ impl TryFrom<&NodeArgs> for Config {
                 "listens on every address, so add --advertise HOST:PORT with the one that others can reach";
             return Err(bad("listen", &args.listen, reason));
         }
+        let security = args.security.resolve(listen)?;
         let id = args
             .id
             .as_deref()
@@ -162,13 +182,10 @@ impl TryFrom<&NodeArgs> for Config {
         if memory_bytes_max < MEMORY_BYTES_MIN {
             return Err(bad("max-memory", &args.max_memory, "must be at least 1MiB"));
         }
-        let value_bytes_max = size("max-value-size", &args.max_value_size)?;
-        if value_bytes_max == 0 || value_bytes_max > VALUE_BYTES_MAX {
-            return Err(bad("max-value-size", &args.max_value_size, "must be from 1B to 1GiB"));
-        }
+        let value_bytes_max =
+            size_within("max-value-size", &args.max_value_size, 1..=VALUE_BYTES_MAX, "from 1B to 1GiB")?;
         let mut random = rand::rng();
         let seed = random.random();
-        let link = LinkConfig { cluster: args.cluster.clone(), value_bytes_max, seed };
         Ok(Config {
             listen,
             advertise,
@@ -190,8 +207,12 @@ impl TryFrom<&NodeArgs> for Config {
                 },
                 seed,
             },
-            http: HttpConfig { value_bytes_max, access_log: args.access_log, link: link.clone() },
-            link,
+            http: HttpConfig {
+                value_bytes_max,
+                access_log: args.access_log,
+                limits: args.limits.resolve(value_bytes_max)?,
+            },
+            security,
         })
     }
 }
@@ -204,70 +225,6 @@ pub fn default_id(port: u16) -> NodeId {
         host.trim().chars().filter(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c)).take(58).collect();
     let host = if plain.is_empty() { "node".to_string() } else { plain };
     NodeId::parse(&format!("{host}-{port}")).expect("made of the accepted characters, at most 64")
-}
-
-fn address(flag: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
-    check_host_port(flag, text)?;
-    let mut resolved =
-        text.to_socket_addrs().map_err(|error| bad(flag, text, format!("cannot be resolved: {error}")))?;
-    resolved.next().ok_or_else(|| bad(flag, text, "has no address"))
-}
-
-fn check_host_port(flag: &'static str, text: &str) -> Result<(), ConfigError> {
-    let is_port = |port: &str| port.parse::<u16>().is_ok();
-    match text.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && is_port(port) && !is_bare_v6(host) => Ok(()),
-        _ => Err(bad(flag, text, "must be host:port, for example 127.0.0.1:8001 or [::1]:8001")),
-    }
-}
-
-fn is_bare_v6(host: &str) -> bool {
-    host.contains(':') && host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_err()
-        || (host.contains(':') && !host.starts_with('['))
-}
-
-/// Bytes out of "256MiB", "64KiB", "1GiB", "500MB", "4096B" or a plain number.
-fn size(flag: &'static str, text: &str) -> Result<usize, ConfigError> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor = match unit.trim() {
-        "" | "B" => Some(1),
-        "KiB" => Some(1 << 10),
-        "MiB" => Some(1 << 20),
-        "GiB" => Some(1 << 30),
-        "KB" | "kB" => Some(1_000),
-        "MB" => Some(1_000_000),
-        "GB" => Some(1_000_000_000),
-        _ => None,
-    };
-    let bytes =
-        number.parse::<usize>().ok().zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
-    bytes.ok_or_else(|| {
-        bad(flag, text, "must be a number of bytes with or without KiB, MiB, GiB, KB, MB or GB")
-    })
-}
-
-/// A time out of "500ms", "2s", "1m" or "1h", within bounds.
-fn duration(
-    flag: &'static str,
-    text: &str,
-    [shortest, longest]: [Duration; 2],
-) -> Result<Duration, ConfigError> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let unit_ms = match unit.trim() {
-        "ms" => Some(1),
-        "s" => Some(1000),
-        "m" => Some(60_000),
-        "h" => Some(3_600_000),
-        _ => None,
-    };
-    let ms = number.parse::<u64>().ok().zip(unit_ms).and_then(|(number, unit)| number.checked_mul(unit));
-    let given = ms.map(Duration::from_millis).filter(|given| (shortest..=longest).contains(given));
-    given.ok_or_else(|| {
-        let range = format!("from {shortest:?} to {longest:?}");
-        bad(flag, text, format!("must be a whole number of ms, s, m or h, {range}"))
-    })
 }
 
 #[cfg(test)]

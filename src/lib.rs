@@ -12,7 +12,7 @@
 //! | 4 | [`cli`], [`config`], [`server`] | assembly: parse, wire together, start, stop |
 //! | 3 | [`http`] | the edge: turns a protocol into calls on [`node::Node`] |
 //! | 2 | [`node`] | what the cluster does with a key: route, replicate, repair |
-//! | 1 | [`gossip`], [`link`], [`client`], [`telemetry`] | I/O; all above [`model`] may use telemetry |
+//! | 1 | [`gossip`], [`link`], [`client`], [`telemetry`], [`security`] | I/O; all above [`model`] may use the last two |
 //! | 0 | [`model`] | pure: no sockets, no clock, no global randomness |
 //!
 //! [`net`] is the one place that names the network and the wall clock.
@@ -37,5 +37,6 @@ pub mod link;
 pub mod model;
 pub mod net;
 pub mod node;
+pub mod security;
 pub mod server;
 pub mod telemetry;

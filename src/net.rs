@@ -7,17 +7,25 @@
 #[cfg(feature = "sim")]
 mod simulated;
 
+use std::any::Any;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use futures_util::FutureExt;
 
 #[cfg(not(feature = "sim"))]
 pub use tokio::net::{TcpListener, TcpStream, UdpSocket, lookup_host};
 
 #[cfg(feature = "sim")]
 pub use self::simulated::{
-    DatagramFaults, Process, Task, TcpListener, TcpStream, UdpSocket, lookup_host, task,
+    DatagramFaults, Process, Task, TcpListener, TcpStream, UdpSocket, first_byte, lookup_host, task,
 };
+
+/// Exit code of a process that a panic ended; also Rust's own.
+#[cfg(not(feature = "sim"))]
+const PANICKED: i32 = 101;
 
 /// Starts a task of this node.
 pub fn spawn<F>(future: F) -> tokio::task::JoinHandle<F::Output>
@@ -25,6 +33,44 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     tokio::spawn(task(future))
+}
+
+/// Starts a [`vital`] task.
+pub fn spawn_vital<F>(what: &'static str, future: F) -> tokio::task::JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    spawn(vital(what, future))
+}
+
+/// A task without which this node would be half alive: members would take it for well, and it would not do its part. If it
+/// panics, the process says so and ends.
+pub async fn vital<F: Future>(what: &'static str, future: F) -> F::Output {
+    AssertUnwindSafe(future).catch_unwind().await.unwrap_or_else(|panic| {
+        tracing::error!(task = what, "a task that this node cannot be without has panicked: the node stops");
+        end(panic)
+    })
+}
+
+#[cfg(not(feature = "sim"))]
+fn end(_: Box<dyn Any + Send>) -> ! {
+    std::process::exit(PANICKED)
+}
+
+/// Here many nodes share the process, which notices panics itself.
+#[cfg(feature = "sim")]
+fn end(panic: Box<dyn Any + Send>) -> ! {
+    std::panic::resume_unwind(panic)
+}
+
+/// The first byte that arrives, which stays to be read; none if the other side closes instead.
+///
+/// # Errors
+/// When the connection breaks.
+#[cfg(not(feature = "sim"))]
+pub async fn first_byte(stream: &mut TcpStream) -> std::io::Result<Option<u8>> {
+    let mut first = [0];
+    Ok((stream.peek(&mut first).await? == 1).then_some(first[0]))
 }
 
 /// What a set of tasks is to be given instead of `future` itself.

@@ -15,10 +15,11 @@ use tracing::info;
 use crate::config::{Config, default_id};
 use crate::gossip::{self, Identity};
 use crate::http;
-use crate::link::Pool;
+use crate::link::{LinkConfig, Pool};
 use crate::model::NodeId;
-use crate::net::{TcpListener, UdpSocket, WallClock, spawn};
+use crate::net::{TcpListener, UdpSocket, WallClock, spawn_vital};
 use crate::node::{Node, Stop};
+use crate::security::{FileError, Security};
 use crate::telemetry::Metrics;
 
 /// Ports that are tried when the system may choose one: TCP and UDP must both be free.
@@ -92,6 +93,7 @@ fn start_error(address: SocketAddr, protocol: &'static str, source: io::Error) -
 pub struct Server {
     node: Node,
     address: SocketAddr,
+    security: Arc<Security>,
     stopping: CancellationToken,
     edge: tokio::task::JoinHandle<()>,
     tasks: JoinSet<()>,
@@ -105,24 +107,47 @@ pub fn node_id(config: &Config, bound: &Bound) -> NodeId {
 }
 
 /// Starts a node on bound sockets.
-pub fn start(config: Config, bound: Bound, wall: WallClock, random: &mut impl rand::Rng) -> Server {
+pub fn start(
+    config: Config,
+    security: Arc<Security>,
+    bound: Bound,
+    wall: WallClock,
+    random: &mut impl rand::Rng,
+) -> Server {
     let node_id = node_id(&config, &bound);
     let advertised = config.advertise.unwrap_or(bound.address);
     let metrics = Metrics::new(&node_id);
     let identity = Identity::new(node_id, advertised, wall.now_ms(), random.random());
     info!(id = %identity.node_id, address = %advertised, "the node starts");
     let mut tasks = JoinSet::new();
-    let (gossip, gossip_task) =
-        gossip::start(bound.udp, &config.gossip, identity, wall.clone(), metrics.clone());
+    let keyring = security.keyring();
+    let (gossip, gossip_task) = gossip::start(
+        bound.udp,
+        &config.gossip,
+        identity,
+        keyring,
+        random.random(),
+        wall.clone(),
+        metrics.clone(),
+    );
     tasks.spawn(async move {
         // Ends only with the runtime, or by a panic that has been reported.
         let _ = gossip_task.await;
     });
-    let links = Pool::new(config.link.clone(), Arc::clone(&metrics));
+    let link = LinkConfig {
+        cluster: config.gossip.cluster.clone(),
+        keyring: security.keyring(),
+        tls: security.tls(),
+        value_bytes_max: config.http.value_bytes_max,
+        seed: config.gossip.seed,
+    };
+    let links = Pool::new(link.clone(), Arc::clone(&metrics));
     let node = Node::start(config.node, gossip, links, wall, metrics, &mut tasks);
     let stopping = CancellationToken::new();
-    let edge = spawn(http::serve(bound.tcp, node.clone(), config.http, stopping.clone()));
-    Server { node, address: bound.address, stopping, edge, tasks, drain_timeout: config.drain_timeout }
+    let serving = http::serve(bound.tcp, node.clone(), config.http, link, security.clone(), stopping.clone());
+    let edge = spawn_vital("http", serving);
+    let drain_timeout = config.drain_timeout;
+    Server { node, address: bound.address, security, stopping, edge, tasks, drain_timeout }
 }
 
 impl Server {
@@ -136,6 +161,14 @@ impl Server {
     #[must_use]
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// Takes secrets, certificates and keys from where they are kept once more.
+    ///
+    /// # Errors
+    /// When one of them is unusable; then all are as they were.
+    pub fn reload(&self) -> Result<(), FileError> {
+        self.security.reload()
     }
 
     /// Waits until the node itself asks to be stopped.

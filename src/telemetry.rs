@@ -1,25 +1,21 @@
-//! Logs and metrics.
+//! Metrics, and in `logs` the logs.
 //!
 //! [`Metrics`] is one node's registry, made at start and shared by handle, so that two nodes in one process (as in tests)
 //! count apart. Handles are resolved once: counting on the request path is one atomic addition.
 
-use std::fmt::{self, Write as _};
-use std::io::{self, IsTerminal};
+mod logs;
+
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::core::{AtomicU64, GenericCounter};
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
-use serde_json::{Map, Value};
-use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::registry::LookupSpan;
 
+pub use self::logs::{LogFormat, Seldom, start_logging};
 use crate::model::NodeId;
 
 /// A count that only grows.
@@ -43,6 +39,46 @@ pub enum Route {
     /// By another node, over the link.
     Forwarded,
 }
+
+/// Why a request or a connection was turned away; a label of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Limit {
+    HeadSize,
+    HeadTime,
+    Malformed,
+    BodySize,
+    BodyTime,
+    BodyMemory,
+    BatchSize,
+    Idle,
+    Connections,
+    ConnectionsPerAddress,
+    Requests,
+    EventStreams,
+    Unauthorized,
+    Forbidden,
+    NotTls,
+}
+
+/// In the order of [`Limit`].
+const LIMITS: [&str; 15] = [
+    "head_size",
+    "head_time",
+    "malformed",
+    "body_size",
+    "body_time",
+    "body_memory",
+    "batch_size",
+    "idle",
+    "connections",
+    "connections_per_address",
+    "requests",
+    "event_streams",
+    "unauthorized",
+    "forbidden",
+    "not_tls",
+];
 
 const OPERATIONS: [&str; 4] = ["get", "put", "delete", "batch"];
 const ROUTES: [&str; 2] = ["local", "forwarded"];
@@ -70,6 +106,8 @@ pub struct Metrics {
     pub link_connects: Counter,
     pub link_rejected: Counter,
     pub http_connections: Counter,
+    refused: [GenericCounter<AtomicU64>; LIMITS.len()],
+    connections: IntGauge,
     pub degraded_writes: Counter,
     pub failovers: Counter,
     pub sync_keys: Counter,
@@ -142,6 +180,8 @@ impl Metrics {
                 "Link connections closed for a violation of the protocol.",
             ),
             http_connections: counter("shoal_http_connections_total", "Connections accepted."),
+            refused: refusal_counters(&registry),
+            connections: gauge("shoal_http_connections", "Connections that are open, links not among them."),
             degraded_writes: counter(
                 "shoal_degraded_writes_total",
                 "Writes acknowledged before all owners had them.",
@@ -181,6 +221,16 @@ impl Metrics {
         self.under_replicated_slots.set(slots as i64);
     }
 
+    /// Counts something that was turned away.
+    pub fn refuse(&self, limit: Limit) {
+        self.refused[limit as usize].inc();
+    }
+
+    /// How many connections are open.
+    pub fn set_connections(&self, open: usize) {
+        self.connections.set(open as i64);
+    }
+
     /// Sets one of the store's gauges.
     pub fn set_store(&self, what: &str, value: usize) {
         self.gauges.with_label_values(&[what]).set(value as i64);
@@ -203,6 +253,13 @@ impl fmt::Debug for Metrics {
     }
 }
 
+fn refusal_counters(registry: &Registry) -> [Counter; LIMITS.len()] {
+    let options = Opts::new("shoal_http_refused_total", "Requests and connections turned away, by reason.");
+    let family = IntCounterVec::new(options, &["reason"]).expect("a valid name");
+    registry.register(Box::new(family.clone())).expect("a distinct name");
+    LIMITS.map(|reason| family.with_label_values(&[reason]))
+}
+
 fn request_histograms(registry: &Registry) -> [[Histogram; 2]; 4] {
     // From a local hit (tens of microseconds under load) to the longest deadline.
     let bounds =
@@ -212,87 +269,6 @@ fn request_histograms(registry: &Registry) -> [[Histogram; 2]; 4] {
         .expect("a valid name and buckets");
     registry.register(Box::new(family.clone())).expect("a distinct name");
     OPERATIONS.map(|operation| ROUTES.map(|route| family.with_label_values(&[operation, route])))
-}
-
-/// The logs' shape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// Starts logging to standard error for the whole process.
-///
-/// # Errors
-/// When `filter` is not a filter that tracing understands, or logging was started before.
-pub fn start_logging(format: Option<LogFormat>, filter: &str, node_id: &NodeId) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
-    let json = format.unwrap_or(if io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json });
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    let started = match json {
-        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).with_target(false).try_init(),
-        LogFormat::Json => builder.event_format(JsonLines { node_id: node_id.to_string() }).try_init(),
-    };
-    started.map_err(|error| error.to_string())
-}
-
-/// One JSON object a line, with the node's name at the top level as the interface promises.
-struct JsonLines {
-    node_id: String,
-}
-
-impl<S, N> FormatEvent<S, N> for JsonLines
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let mut fields = Map::new();
-        fields.insert("timestamp".into(), jiff::Timestamp::now().to_string().into());
-        fields.insert("level".into(), event.metadata().level().as_str().into());
-        fields.insert("node_id".into(), self.node_id.clone().into());
-        event.record(&mut Fields(&mut fields));
-        writeln!(out, "{}", Value::Object(fields))
-    }
-}
-
-struct Fields<'a>(&'a mut Map<String, Value>);
-
-impl Fields<'_> {
-    fn put(&mut self, field: &Field, value: Value) {
-        self.0.insert(field.name().to_string(), value);
-    }
-}
-
-impl Visit for Fields<'_> {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let mut text = String::new();
-        // Writing to a string does not fail.
-        let _ = write!(text, "{value:?}");
-        self.put(field, text.into());
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, value.into());
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field, value.into());
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, value.into());
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field, value.into());
-    }
-
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        self.put(field, value.into());
-    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ pub(super) struct DeleteArgs {
 }
 
 pub(super) async fn run(args: &DeleteArgs) -> Result<(), Failure> {
-    if args.target.client().delete(&args.key).await? {
+    if args.target.client()?.delete(&args.key).await? {
         return Ok(());
     }
     Err(Failure::Refused(format!("{:?} not found", args.key)))

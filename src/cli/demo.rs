@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Failure, node, output, watch};
-use crate::client::{Client, Cluster};
+use crate::client::{Access, Client, Cluster};
 
 /// How long the nodes may take to find each other.
 const FORMING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -116,7 +116,7 @@ async fn play(args: &DemoArgs, nodes: &mut Vec<Node>, logs: &Logs) -> Result<(),
 /// Shows the events for as long as somebody reads them, also when every node was gone for a while.
 async fn follow(args: &DemoArgs) -> Failure {
     for index in (0..args.nodes).cycle() {
-        if let Err(Failure::NobodyReads) = watch::run(&args.address(index)).await {
+        if let Err(Failure::NobodyReads) = watch::run(&args.address(index), &Access::default()).await {
             break;
         }
         sleep(Duration::from_secs(1)).await;

@@ -15,7 +15,7 @@ pub(super) struct GetArgs {
 }
 
 pub(super) async fn run(args: &GetArgs) -> Result<(), Failure> {
-    let hit = args.target.client().get(&args.key).await?;
+    let hit = args.target.client()?.get(&args.key).await?;
     let hit = hit.ok_or_else(|| Failure::Refused(format!("{:?} not found", args.key)))?;
     output::write(&hit.value)?;
     if io::stdout().is_terminal() { output::write("\n") } else { Ok(()) }

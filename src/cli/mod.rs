@@ -3,18 +3,25 @@
 mod delete;
 mod demo;
 mod get;
+mod key;
 mod node;
 mod nodes;
 mod output;
+mod proof;
 mod put;
+mod secret;
 mod watch;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use rustls::pki_types::ServerName;
+use tokio_rustls::rustls;
 
-use crate::client::{Client, ClientError};
+use crate::client::{Access, Client, ClientError, ClientTls};
 use crate::config::NodeArgs;
+use crate::security::{self, FileError};
 
 /// A gossip-based peer-to-peer cache: equal nodes, one address each, HTTP from any of them.
 #[derive(Debug, Parser)]
@@ -51,6 +58,17 @@ enum Command {
     /// Show the members of the cluster
     #[command(after_help = "Example:\n  shoal nodes --node 127.0.0.1:8002")]
     Nodes(Target),
+    /// Print a new cluster secret, for --cluster-secret-file of every node
+    #[command(after_help = "Example:\n  (umask 077; shoal secret > cluster-secret)")]
+    Secret,
+    /// Make a key for a client: prints the line for --api-keys-file, and the key itself to standard error
+    #[command(after_help = "Examples:\n  shoal key web >> api-keys\n  \
+        shoal key reports --rights read --prefix report/ >> api-keys")]
+    Key(key::KeyArgs),
+    /// Print the header that proves one call of /internal to a cluster that has a secret
+    #[command(after_help = "Example:\n  \
+        curl -H \"$(shoal proof GET /internal/cluster/health)\" 127.0.0.1:8001/internal/cluster/health")]
+    Proof(proof::ProofArgs),
     /// Follow what happens in the cluster, one line each
     #[command(after_help = "Example:\n  shoal watch --node 127.0.0.1:8002")]
     Watch(Target),
@@ -63,12 +81,41 @@ struct Target {
     #[arg(long, value_name = "ADDR", env = "SHOAL_NODE")]
     #[arg(default_value = "127.0.0.1:8001", value_parser = host_port)]
     node: String,
+    /// File of what to show: an API key, or for `nodes` and `watch` the admin token
+    #[arg(long, value_name = "FILE", env = "SHOAL_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// Authorities that the node's certificate is from, PEM; without them nothing but plain HTTP is spoken
+    #[arg(long, value_name = "FILE", env = "SHOAL_TLS_CA")]
+    tls_ca: Option<PathBuf>,
+    /// Certificate to show, PEM, where the node asks for one
+    #[arg(long, value_name = "FILE", env = "SHOAL_TLS_CERT", requires_all = ["tls_ca", "tls_key"])]
+    tls_cert: Option<PathBuf>,
+    /// Its private key, PEM
+    #[arg(long, value_name = "FILE", env = "SHOAL_TLS_KEY", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// The name that the node's certificate has [default: that in --node]
+    #[arg(long, value_name = "NAME", env = "SHOAL_TLS_SERVER_NAME", requires = "tls_ca")]
+    #[arg(value_parser = server_name)]
+    tls_server_name: Option<ServerName<'static>>,
 }
 
 impl Target {
-    fn client(&self) -> Client {
-        Client::new(&self.node)
+    fn client(&self) -> Result<Client, Failure> {
+        Ok(Client::with_access(&self.node, self.access()?))
     }
+
+    fn access(&self) -> Result<Access, Failure> {
+        let usage = |error: FileError| Failure::Usage(error.to_string());
+        let token = self.token_file.as_deref().map(security::token_text).transpose().map_err(usage)?;
+        let own = self.tls_cert.as_deref().zip(self.tls_key.as_deref());
+        let name = self.tls_server_name.clone();
+        let tls = self.tls_ca.as_deref().map(|ca| ClientTls::load(ca, own, name)).transpose();
+        Ok(Access { token, tls: tls.map_err(usage)? })
+    }
+}
+
+fn server_name(text: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(text.to_string()).map_err(|_| "it must be a host name or an IP address".into())
 }
 
 fn host_port(text: &str) -> Result<String, String> {
@@ -111,7 +158,13 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Put(args) => put::run(args).await,
         Command::Delete(args) => delete::run(&args).await,
         Command::Nodes(target) => nodes::run(&target).await,
-        Command::Watch(target) => watch::run(&target.node).await,
+        Command::Watch(target) => match target.access() {
+            Ok(access) => watch::run(&target.node, &access).await,
+            Err(failure) => Err(failure),
+        },
+        Command::Secret => secret::run(),
+        Command::Key(args) => key::run(args),
+        Command::Proof(args) => proof::run(args),
     };
     let (code, reason) = match done {
         Ok(()) | Err(Failure::NobodyReads) => return ExitCode::SUCCESS,

@@ -1,16 +1,23 @@
 //! `shoal node`: runs a node until it is told to stop.
 
+use std::convert::Infallible;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
 
 use crate::config::{Config, NodeArgs};
 use crate::net::WallClock;
 use crate::node::Stop;
+use crate::security::Security;
 use crate::{server, telemetry};
 
 /// Usage, and everything else that starting again the same way would not mend.
 const UNUSABLE: u8 = 2;
+/// Files besides clients' connections: links, sockets to listen on, standard output.
+const OTHER_FILES: usize = 512;
 
 /// Runs the node.
 pub(super) async fn run(args: &NodeArgs) -> ExitCode {
@@ -21,6 +28,7 @@ pub(super) async fn run(args: &NodeArgs) -> ExitCode {
     let stop = tokio::select! {
         stop = started.stop_wanted() => stop,
         () = signalled() => Stop::Leave,
+        never = reload_when_told(&started) => match never {},
     };
     if let Stop::Fatal(reason) = stop {
         return fail(&reason);
@@ -34,11 +42,42 @@ pub(super) async fn run(args: &NodeArgs) -> ExitCode {
 
 async fn start(args: &NodeArgs) -> Result<server::Server, String> {
     let config = Config::try_from(args).map_err(|error| error.to_string())?;
+    let security = Security::load(config.security.clone()).map_err(|error| error.to_string())?;
     let bound = server::bind(config.listen).await.map_err(|error| error.to_string())?;
     let node_id = server::node_id(&config, &bound);
     telemetry::start_logging(args.log_format, &args.log, &node_id)
         .map_err(|error| format!("--log {:?}: {error}", args.log))?;
-    Ok(server::start(config, bound, WallClock::system(), &mut rand::rng()))
+    raise_file_limit(config.http.limits.connections);
+    Ok(server::start(config, Arc::new(security), bound, WallClock::system(), &mut rand::rng()))
+}
+
+/// On each SIGHUP, what is secret is read again.
+async fn reload_when_told(started: &server::Server) -> Infallible {
+    // Fails only for kinds that may not be caught.
+    let mut hangup = signal(SignalKind::hangup()).expect("SIGHUP can be caught");
+    loop {
+        hangup.recv().await;
+        match started.reload() {
+            Ok(()) => info!("secrets, certificates and keys were read again"),
+            Err(error) => {
+                error!(%error, "nothing was changed: secrets, certificates and keys are as they were");
+            }
+        }
+    }
+}
+
+/// Lets the process have as many connections as it may: the usual 1024 are soon gone.
+fn raise_file_limit(connections: usize) {
+    let limit = getrlimit(Resource::Nofile);
+    // Fails where the system forbids it; then the next line says what that means.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let wanted = connections + OTHER_FILES;
+    if let Some(files) = getrlimit(Resource::Nofile).current.filter(|files| *files < wanted as u64) {
+        warn!(
+            files,
+            wanted, "the system lets this process have fewer open files than --max-connections needs"
+        );
+    }
 }
 
 fn fail(reason: &str) -> ExitCode {

@@ -36,7 +36,7 @@ pub(super) async fn run(args: PutArgs) -> Result<(), Failure> {
         _ => args.value.into_bytes(),
     };
     let options = PutOptions { ttl: args.ttl, content_type: Some(args.content_type) };
-    Ok(args.target.client().put(&args.key, value, &options).await?)
+    Ok(args.target.client()?.put(&args.key, value, &options).await?)
 }
 
 fn read_input() -> Result<Vec<u8>, Failure> {

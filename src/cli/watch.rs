@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use super::{Failure, output};
-use crate::client::{Client, ClientError, Event};
+use crate::client::{Access, Client, ClientError, Event};
 
 /// Pause between rounds through all known nodes.
 const ROUND_PAUSE: Duration = Duration::from_secs(1);
@@ -19,12 +19,12 @@ const ROUND_PAUSE: Duration = Duration::from_secs(1);
 const ROUNDS_MAX: usize = 30;
 
 /// Follows the events of the cluster that the node at `address` belongs to, until interrupted.
-pub(super) async fn run(address: &str) -> Result<(), Failure> {
+pub(super) async fn run(address: &str, access: &Access) -> Result<(), Failure> {
     let mut known = Known::new(address);
     let mut rounds = 0;
     let zone = TimeZone::system();
     // At first the named node has to be there; a mistyped address should not be waited for.
-    let mut stream = Client::new(address).events().await?;
+    let mut stream = Client::with_access(address, access.clone()).events().await?;
     loop {
         let lost = loop {
             match stream.next().await {
@@ -39,7 +39,7 @@ pub(super) async fn run(address: &str) -> Result<(), Failure> {
         };
         say(&lost.to_string())?;
         stream = loop {
-            match another(&mut known).await {
+            match another(&mut known, access).await {
                 Ok(stream) => break stream,
                 Err(error) if rounds == ROUNDS_MAX => return Err(error.into()),
                 Err(_) => rounds += 1,
@@ -52,10 +52,10 @@ pub(super) async fn run(address: &str) -> Result<(), Failure> {
 }
 
 /// Connects to the first known node that answers, the present one last.
-async fn another(known: &mut Known) -> Result<crate::client::EventStream, ClientError> {
+async fn another(known: &mut Known, access: &Access) -> Result<crate::client::EventStream, ClientError> {
     let mut last = None;
     for address in known.candidates() {
-        match Client::new(address.as_str()).events().await {
+        match Client::with_access(address.as_str(), access.clone()).events().await {
             Ok(stream) => {
                 known.current = address;
                 return Ok(stream);

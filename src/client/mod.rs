@@ -1,6 +1,6 @@
 //! The Rust SDK: a small client of the HTTP interface.
 //!
-//! Its types are its own; it imports nothing of the node but the network. One kept connection, opened again
+//! Its types are its own; it imports nothing of the node but the network and TLS. One kept connection, opened again
 //! when it is lost; every wait is bounded.
 
 mod answer;
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -24,6 +24,8 @@ use self::answer::Answer;
 pub use self::answer::{ClientError, Cluster, ClusterStatus, Health, Hit, Member, PutOptions};
 pub use self::events::{Event, EventStream};
 use crate::net::TcpStream;
+pub use crate::security::ClientTls;
+use crate::security::Stream;
 
 /// Everything but the unreserved characters of RFC 3986.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -33,10 +35,19 @@ const EVENTS: &str = "text/event-stream";
 /// The longest body that the client takes: a value, or an answer about the cluster.
 const BODY_BYTES_MAX: usize = 1 << 30;
 
+/// What a client shows, and whom it trusts. By default nothing, and plain TCP.
+#[derive(Clone, Default)]
+pub struct Access {
+    /// The client's API key, or the admin token.
+    pub token: Option<String>,
+    /// For nodes that speak TLS.
+    pub tls: Option<ClientTls>,
+}
+
 /// A client of one node.
-#[derive(Debug)]
 pub struct Client {
     address: String,
+    access: Access,
     timeout: Duration,
     kept: Mutex<Option<SendRequest<Full<Bytes>>>>,
 }
@@ -47,7 +58,13 @@ impl Client {
     /// A client of the node at `address`, `host:port`. Connects when first used; each call may take 5 s.
     #[must_use]
     pub fn new(address: impl Into<String>) -> Client {
-        Client { address: address.into(), timeout: Duration::from_secs(5), kept: Mutex::new(None) }
+        Client::with_access(address, Access::default())
+    }
+
+    /// The same, of a node that lets in only those who show something.
+    #[must_use]
+    pub fn with_access(address: impl Into<String>, access: Access) -> Client {
+        Client { address: address.into(), access, timeout: Duration::from_secs(5), kept: Mutex::new(None) }
     }
 
     /// The node it talks to.
@@ -175,7 +192,10 @@ impl Client {
         body: Bytes,
     ) -> Result<Request<Full<Bytes>>> {
         let request = Request::builder().method(method).uri(path);
-        let request = request.header(HOST, &self.address).header(header.0, header.1);
+        let mut request = request.header(HOST, &self.address).header(header.0, header.1);
+        if let Some(token) = &self.access.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
         request.body(Full::new(body)).map_err(|error| ClientError::Protocol(error.to_string()))
     }
 
@@ -184,6 +204,14 @@ impl Client {
         let stream = stream.await.map_err(|error| self.unreachable(&error))?;
         // Fails on a connection that is already gone, which the handshake then says.
         let _ = stream.set_nodelay(true);
+        let stream = match &self.access.tls {
+            None => Stream::Plain(stream),
+            Some(tls) => {
+                let host = self.address.rsplit_once(':').map_or(self.address.as_str(), |(host, _)| host);
+                let host = host.trim_start_matches('[').trim_end_matches(']');
+                tls.connect(stream, host).await.map_err(|error| self.unreachable(&error))?
+            }
+        };
         let connected = http1::handshake(TokioIo::new(stream)).await;
         let (sender, connection) = connected.map_err(|error| self.unreachable(&error))?;
         tokio::spawn(async move {

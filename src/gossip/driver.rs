@@ -12,10 +12,13 @@ use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 use tracing::{debug, warn};
 
+use super::bucket::Buckets;
+use super::envelope::{Envelope, Rejected};
 use super::machine::{LATE, Machine, Now};
 use super::{Command, Gossip, GossipConfig, GossipEvent, Identity};
-use crate::net::{UdpSocket, WallClock, spawn};
-use crate::telemetry::Metrics;
+use crate::net::{UdpSocket, WallClock, spawn_vital};
+use crate::security::SharedKeyring;
+use crate::telemetry::{Metrics, Seldom};
 
 /// Larger than any datagram of ours; a longer one is cut off and refused.
 const DATAGRAM_BYTES_MAX: usize = 2048;
@@ -28,22 +31,36 @@ const COMMANDS_MAX: usize = 64;
 const GOODBYES: usize = 3;
 const GOODBYE_PAUSE: Duration = Duration::from_millis(20);
 
-/// Starts the membership task of `identity` on a bound socket.
+/// Starts the membership task of `identity` on a bound socket. With a keyring all datagrams are sealed; `nonce_seed` must never
+/// have been used before.
 pub fn start(
     socket: UdpSocket,
     config: &GossipConfig,
     identity: Identity,
+    keyring: SharedKeyring,
+    nonce_seed: [u8; 32],
     clock: WallClock,
     metrics: Arc<Metrics>,
 ) -> (Gossip, JoinHandle<()>) {
     let now = Now { instant: Instant::now(), wall_ms: clock.now_ms() };
-    let machine = Machine::new(config, identity.clone(), now);
+    let envelope = Envelope::new(&config.cluster, keyring, nonce_seed);
+    let machine = Machine::new(config, envelope, identity.clone(), now);
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
     let (publish, view) = watch::channel(Arc::new(machine.members().clone()));
     let (events, _) = broadcast::channel(EVENTS_KEPT);
-    let driver =
-        Driver { socket, machine, clock, metrics, inbox, publish, events: events.clone(), foreign_at: None };
-    (Gossip { identity, commands, view, events }, spawn(driver.run()))
+    let buckets = Buckets::new(now.instant);
+    let driver = Driver {
+        socket,
+        machine,
+        clock,
+        metrics,
+        inbox,
+        publish,
+        events: events.clone(),
+        buckets,
+        complaint: Seldom::default(),
+    };
+    (Gossip { identity, commands, view, events }, spawn_vital("gossip", driver.run()))
 }
 
 struct Driver {
@@ -54,7 +71,8 @@ struct Driver {
     inbox: mpsc::Receiver<Command>,
     publish: watch::Sender<Arc<crate::model::Members>>,
     events: broadcast::Sender<GossipEvent>,
-    foreign_at: Option<Instant>,
+    buckets: Buckets,
+    complaint: Seldom,
 }
 
 impl Driver {
@@ -106,11 +124,14 @@ impl Driver {
     fn receive(&mut self, datagram: &[u8], from: SocketAddr) {
         self.metrics.gossip_received.inc();
         self.metrics.gossip_received_bytes.inc_by(datagram.len() as u64);
-        let Err(reason) = self.machine.receive(datagram, self.now()) else { return };
+        let now = self.now();
+        let received = match self.buckets.admit(from.ip(), now.instant) {
+            true => self.machine.receive(datagram, now),
+            false => Err(Rejected::TooMany),
+        };
+        let Err(reason) = received else { return };
         self.metrics.gossip_rejected.inc();
-        let quiet = self.foreign_at.is_some_and(|at| at.elapsed() < Duration::from_secs(60));
-        if !quiet {
-            self.foreign_at = Some(Instant::now());
+        if self.complaint.is_due() {
             warn!(%from, %reason, "dropped a datagram; more of these are counted, not logged, for a minute");
         }
     }

@@ -40,6 +40,8 @@ pub(super) struct Machine {
     runtime: AccumulatingRuntime<Identity>,
     timers: Timers,
     envelope: Envelope,
+    /// What the last datagram held; kept for its memory.
+    opened: Vec<u8>,
     farewells: Farewells,
     members: Members,
     seeds: Vec<SocketAddr>,
@@ -55,7 +57,7 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    pub(super) fn new(config: &GossipConfig, identity: Identity, now: Now) -> Machine {
+    pub(super) fn new(config: &GossipConfig, envelope: Envelope, identity: Identity, now: Now) -> Machine {
         let farewells = Farewells::new();
         Machine {
             members: Members::new(identity.node_id.clone(), identity.address, identity.boot, now.wall_ms),
@@ -68,7 +70,8 @@ impl Machine {
             ),
             runtime: AccumulatingRuntime::new(),
             timers: Timers::default(),
-            envelope: Envelope::new(&config.cluster),
+            envelope,
+            opened: Vec::new(),
             farewells,
             seeds: Vec::new(),
             watchdog_at: now.instant + WATCHDOG_PERIOD,
@@ -92,14 +95,22 @@ impl Machine {
     /// # Errors
     /// When the datagram is not one of this cluster's; then nothing has changed.
     pub(super) fn receive(&mut self, datagram: &[u8], now: Now) -> Result<(), Rejected> {
-        let payload = self.envelope.open(datagram)?;
+        let mut payload = std::mem::take(&mut self.opened);
+        let opened = self.envelope.open(datagram, now.wall_ms, &mut payload);
+        if opened.is_ok() {
+            self.take_in(&payload, now);
+        }
+        self.opened = payload;
+        opened
+    }
+
+    fn take_in(&mut self, payload: &[u8], now: Now) {
         // News of one's own death would make foca renew, and so return from where this node has just said goodbye.
         if !self.has_left {
             self.greet_who_asks_for_predecessor(payload, now);
             let result = self.foca.handle_data(payload, &mut self.runtime);
             self.settle("datagram", result, now);
         }
-        Ok(())
     }
 
     /// The process did not run for `lateness`: nobody's silence in that time is held against them.
@@ -283,7 +294,7 @@ impl Machine {
         }
         while let Some((to, payload)) = self.runtime.to_send() {
             let mut datagram = Vec::with_capacity(payload.len() + super::envelope::OVERHEAD_BYTES);
-            self.envelope.seal(&payload, &mut datagram);
+            self.envelope.seal(&payload, now.wall_ms, &mut datagram);
             self.outbox.push((to.address, datagram));
         }
         while let Some((after, timer)) = self.runtime.to_schedule() {

@@ -4,6 +4,7 @@
 //! membership view on a `watch` channel and what happened on a `broadcast` channel, and takes commands on a third.
 //! Invariant: no step of the protocol ever awaits.
 
+mod bucket;
 mod codec;
 mod driver;
 mod envelope;
@@ -58,7 +59,7 @@ impl Detection {
             max_transmissions: NonZeroU8::MIN.saturating_add(11),
             suspect_to_down_after: suspect_to_down,
             remove_down_after: Some(Duration::from_secs(3600)),
-            // Leaves room for the envelope, and for a sealed one, within an Ethernet frame.
+            // Leaves room for the envelope within an Ethernet frame.
             max_packet_size: NonZeroUsize::MIN.saturating_add(1349),
             notify_down_members: true,
             periodic_announce: every(Duration::from_secs(30), 1),

@@ -15,6 +15,10 @@ use crate::model::{Change, NodeId, Status};
 const LATENCY: Duration = Duration::from_millis(1);
 const START_MS: u64 = 1_000_000;
 
+fn envelope() -> Envelope {
+    Envelope::new("sim", None, [0; 32])
+}
+
 struct Host {
     machine: Machine,
     paused: bool,
@@ -94,7 +98,7 @@ impl World {
         self.seed += 1;
         let config = GossipConfig { cluster: "sim".into(), detection, seed: self.seed };
         let identity = Identity::new(name(port), address(port), now.wall_ms - behind_ms, self.seed as u16);
-        let machine = Machine::new(&config, identity, now);
+        let machine = Machine::new(&config, envelope(), identity, now);
         self.hosts.insert(port, Host { machine, paused: false, seen: Vec::new() });
     }
 
@@ -256,7 +260,7 @@ fn nodes_that_are_all_renewed_at_once_still_know_each_other() {
         let header =
             foca::Header { src: other, src_incarnation: 0, dst: me, message: foca::Message::TurnUndead };
         foca::Codec::encode_header(&mut BincodeCodec::default(), &header, &mut declared_down).unwrap();
-        Envelope::new("sim").seal(&declared_down, &mut datagram);
+        envelope().seal(&declared_down, 0, &mut datagram);
         world.with(port, |machine, now| machine.receive(&datagram, now).unwrap());
         assert_eq!(world.count(port, renewed), 1);
     }
@@ -479,7 +483,7 @@ fn two_nodes_of_one_name_are_both_told() {
     let mut world = World::formed(2, 1);
     let now = world.present();
     let config = GossipConfig { cluster: "sim".into(), detection: Detection::Lan, seed: 9 };
-    let twin = Machine::new(&config, Identity::new(name(1), address(77), now.wall_ms, 1), now);
+    let twin = Machine::new(&config, envelope(), Identity::new(name(1), address(77), now.wall_ms, 1), now);
     world.hosts.insert(77, Host { machine: twin, paused: false, seen: Vec::new() });
     world.with(77, |machine, now| machine.announce(&[address(2)], now));
     world.run(Duration::from_secs(2));

@@ -1,14 +1,16 @@
 //! What people and dashboards ask: the cluster, its nodes, figures, and where a key lives.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use hyper::header::CONTENT_TYPE;
 use hyper::{StatusCode, Uri};
 use serde_json::{Map, Value, json};
 
+use super::auth::Pass;
 use super::error::ApiError;
 use super::{Edge, health_status, request};
 use crate::node::{Node, rfc3339};
+use crate::security::Right;
 
 /// `GET /api/v1/health`
 pub(super) async fn health(State(edge): State<Edge>) -> (StatusCode, Json<Value>) {
@@ -23,14 +25,18 @@ pub(super) async fn health(State(edge): State<Edge>) -> (StatusCode, Json<Value>
 }
 
 /// `GET /api/v1/stats`
-pub(super) async fn stats(State(edge): State<Edge>) -> Json<Value> {
+pub(super) async fn stats(
+    State(edge): State<Edge>,
+    Extension(pass): Extension<Pass>,
+) -> Result<Json<Value>, ApiError> {
+    pass.check_any(Right::Read)?;
     let node = &edge.node;
-    Json(json!({
+    Ok(Json(json!({
         "node_id": node.id(),
         "cache_stats": cache_stats(node),
         "cluster_stats": cluster_stats(node),
         "timestamp": now(node),
-    }))
+    })))
 }
 
 /// `GET /admin/cluster`

@@ -2,21 +2,23 @@
 
 use std::time::Instant;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use hyper::StatusCode;
 use serde::Deserialize;
 
+use super::auth::Pass;
 use super::error::ApiError;
 use super::request::{self, JsonValue};
 use super::{Edge, condition, reply};
 use crate::link::BATCH_BYTES_MAX;
 use crate::model::{Condition, Key};
 use crate::node::Operation;
-use crate::telemetry::{self, Route};
+use crate::security::Right;
+use crate::telemetry::{self, Limit, Route};
 
-/// Operations of one batch.
-const OPERATIONS_MAX: usize = 1000;
+/// The longest body: half of what travels as one frame, with its escapes.
+pub(super) const BODY_BYTES_MAX: usize = request::json_bytes_max(BATCH_BYTES_MAX / 2);
 
 #[derive(Deserialize)]
 struct Batch {
@@ -36,20 +38,20 @@ struct Item {
 /// `POST /api/v1/batch`
 pub(super) async fn serve(
     State(edge): State<Edge>,
+    Extension(pass): Extension<Pass>,
     request: axum::extract::Request,
 ) -> Result<Response, ApiError> {
     let started = Instant::now();
     let (head, body) = request.into_parts();
-    let body = request::read(&head.headers, body, request::json_bytes_max(BATCH_BYTES_MAX / 2)).await?;
+    let body = edge.intake().read(&head.headers, body, BODY_BYTES_MAX).await?;
     let batch: Batch = request::parse_json(&body, "{\"operations\": [{\"op\", \"key\", …}, …]}")?;
-    if batch.operations.len() > OPERATIONS_MAX {
-        let count = batch.operations.len();
-        return Err(ApiError::too_large(format!(
-            "{count} operations, at most {OPERATIONS_MAX} are accepted"
-        )));
+    let (count, most) = (batch.operations.len(), edge.config.limits.batch_operations);
+    if count > most {
+        edge.node.metrics().refuse(Limit::BatchSize);
+        return Err(ApiError::too_large(format!("{count} operations, at most {most} are accepted")));
     }
     let bytes_max = edge.config.value_bytes_max;
-    let parsed: Vec<_> = batch.operations.into_iter().map(|item| parse(item, bytes_max)).collect();
+    let parsed: Vec<_> = batch.operations.into_iter().map(|item| parse(item, bytes_max, &pass)).collect();
     let valid: Vec<Operation> = parsed.iter().filter_map(|one| one.as_ref().ok().cloned()).collect();
     let mut done = edge.node.perform_all(valid).await.into_iter();
     let now_ms = edge.node.now_ms();
@@ -77,9 +79,10 @@ pub(super) async fn serve(
     Ok(reply::json(StatusCode::OK, out).into_response())
 }
 
-fn parse(item: Item, bytes_max: usize) -> Result<Operation, ApiError> {
+fn parse(item: Item, bytes_max: usize, pass: &Pass) -> Result<Operation, ApiError> {
     let key = Key::parse(item.key).map_err(|error| ApiError::invalid(error.to_string()))?;
     let condition = condition::of_item(item.if_match.as_deref(), item.if_none_match.as_deref())?;
+    pass.check(if item.op == "get" { Right::Read } else { Right::Write }, &key)?;
     match item.op.as_str() {
         "get" if condition != Condition::Always => {
             Err(ApiError::invalid("\"if_match\" and \"if_none_match\" go with \"put\" and \"delete\""))

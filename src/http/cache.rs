@@ -4,15 +4,17 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::Body;
 use hyper::header::ACCEPT;
 use hyper::{Method, Request, Response};
 
+use super::auth::Pass;
 use super::condition::{self, ReadConditions, Verdict};
 use super::error::ApiError;
 use super::{Edge, reply, request};
 use crate::model::Key;
 use crate::node::{Done, NodeError, Operation, Outcome};
+use crate::security::Right;
 use crate::telemetry::{self, Route};
 
 /// Where clients find keys.
@@ -30,23 +32,41 @@ pub(super) enum Reach {
 }
 
 /// Serves a request whose path starts with the prefix of `reach`.
-pub(super) async fn serve(edge: &Edge, reach: Reach, request: Request<Incoming>) -> Response<Full<Bytes>> {
+pub(super) async fn serve<B>(
+    edge: &Edge,
+    reach: Reach,
+    pass: &Pass,
+    request: Request<B>,
+) -> Response<Full<Bytes>>
+where
+    B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
+{
     let started = Instant::now();
     let prefix = if reach == Reach::Cluster { PREFIX } else { INTERNAL_PREFIX };
     let answered = match request::key(&request.uri().path()[prefix.len()..]) {
-        Ok(key) => answer(edge, reach, key, request, started).await,
+        Ok(key) => match pass.check(right(request.method()), &key) {
+            Ok(()) => answer(edge, reach, key, request, started).await,
+            Err(error) => Err(error),
+        },
         Err(error) => Err(error),
     };
     answered.unwrap_or_else(|error| error.to_response())
 }
 
-async fn answer(
+fn right(method: &Method) -> Right {
+    if matches!(*method, Method::GET | Method::HEAD) { Right::Read } else { Right::Write }
+}
+
+async fn answer<B>(
     edge: &Edge,
     reach: Reach,
     key: Key,
-    request: Request<Incoming>,
+    request: Request<B>,
     started: Instant,
-) -> Result<Response<Full<Bytes>>, ApiError> {
+) -> Result<Response<Full<Bytes>>, ApiError>
+where
+    B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
+{
     let (operation, form, conditions) = read(edge, key, request).await?;
     let result = match reach {
         Reach::Cluster => edge.node.perform(&operation).await,
@@ -91,11 +111,14 @@ enum Form {
 
 /// Takes what it needs out of a request and lets go of the rest: a request that is kept keeps the connection's read buffer
 /// with it, and the connection then allocates another one.
-async fn read(
+async fn read<B>(
     edge: &Edge,
     key: Key,
-    request: Request<Incoming>,
-) -> Result<(Operation, Form, Option<Box<ReadConditions>>), ApiError> {
+    request: Request<B>,
+) -> Result<(Operation, Form, Option<Box<ReadConditions>>), ApiError>
+where
+    B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
+{
     let (head, body) = request.into_parts();
     match head.method {
         Method::GET | Method::HEAD => {
@@ -108,8 +131,14 @@ async fn read(
         }
         Method::PUT => {
             let is_json = request::content_type(&head.headers)? == Some("application/json");
-            let bytes_max = edge.config.value_bytes_max;
-            let new = request::new_value(&head.headers, head.uri.query(), body, bytes_max).await?;
+            let new = request::new_value(
+                &head.headers,
+                head.uri.query(),
+                body,
+                edge.config.value_bytes_max,
+                &edge.intake(),
+            )
+            .await?;
             let condition = condition::of_put(&head.headers)?;
             Ok((Operation::Put(key, new, condition), if is_json { Form::Json } else { Form::Raw }, None))
         }

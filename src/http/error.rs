@@ -3,7 +3,7 @@
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{CONTENT_TYPE, RETRY_AFTER};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 use serde_json::json;
 
@@ -39,6 +39,37 @@ impl ApiError {
         }
     }
 
+    pub(super) fn head_too_large() -> ApiError {
+        ApiError {
+            status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            code: "too_large",
+            message: "the headers of the request are too long, or too many".into(),
+        }
+    }
+
+    pub(super) fn target_too_long() -> ApiError {
+        let message = "the path of the request is too long".into();
+        ApiError { status: StatusCode::URI_TOO_LONG, code: "too_large", message }
+    }
+
+    /// `what` did not arrive in time.
+    pub(super) fn timeout(what: &str) -> ApiError {
+        let message = format!("{what} did not arrive in time");
+        ApiError { status: StatusCode::REQUEST_TIMEOUT, code: "timeout", message }
+    }
+
+    pub(super) fn unauthorized(message: impl Into<String>) -> ApiError {
+        ApiError { status: StatusCode::UNAUTHORIZED, code: "unauthorized", message: message.into() }
+    }
+
+    pub(super) fn forbidden(message: impl Into<String>) -> ApiError {
+        ApiError { status: StatusCode::FORBIDDEN, code: "forbidden", message: message.into() }
+    }
+
+    pub(super) fn overloaded(message: impl Into<String>) -> ApiError {
+        ApiError { status: StatusCode::SERVICE_UNAVAILABLE, code: "overloaded", message: message.into() }
+    }
+
     pub(super) fn internal(code: &'static str, message: impl Into<String>) -> ApiError {
         ApiError { status: StatusCode::INTERNAL_SERVER_ERROR, code, message: message.into() }
     }
@@ -53,10 +84,27 @@ impl ApiError {
 
     pub(super) fn to_response(&self) -> Response<Full<Bytes>> {
         let mut response = super::reply::json(self.status, self.body().to_string().into_bytes());
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(RETRY_AFTER, hyper::header::HeaderValue::from_static("1"));
-        }
+        let headers = response.headers_mut();
+        match self.status {
+            StatusCode::SERVICE_UNAVAILABLE => headers.insert(RETRY_AFTER, HeaderValue::from_static("1")),
+            StatusCode::UNAUTHORIZED => headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+            // What else arrives is not worth reading.
+            StatusCode::REQUEST_TIMEOUT => headers.insert(CONNECTION, HeaderValue::from_static("close")),
+            _ => None,
+        };
         response
+    }
+
+    /// A whole answer, for where there is no HTTP layer to write one; the last of its connection.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let body = self.body().to_string();
+        let retry = if self.status == StatusCode::SERVICE_UNAVAILABLE { "retry-after: 1\r\n" } else { "" };
+        let head = format!(
+            "HTTP/1.1 {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{retry}connection: close\r\n\r\n",
+            self.status,
+            body.len()
+        );
+        [head, body].concat().into_bytes()
     }
 }
 
@@ -68,9 +116,7 @@ impl From<NodeError> for ApiError {
             NodeError::PreconditionFailed(_) => {
                 ApiError { status: StatusCode::PRECONDITION_FAILED, code: "precondition_failed", message }
             }
-            NodeError::Overloaded(_) => {
-                ApiError { status: StatusCode::SERVICE_UNAVAILABLE, code: "overloaded", message }
-            }
+            NodeError::Overloaded(_) => ApiError::overloaded(message),
             NodeError::NodeNotFound(_) => ApiError::internal("node_not_found", message),
             NodeError::ForwardFailed(_) => ApiError::internal("forward_failed", message),
             NodeError::DecodeFailed(_) => ApiError::internal("decode_failed", message),

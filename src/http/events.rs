@@ -10,21 +10,31 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::Edge;
+use super::error::ApiError;
 use crate::node::Event;
+use crate::telemetry::Limit;
 
 /// A silent stream says that it is alive this often; clients give up after three times as long.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 pub(super) async fn serve(
     State(edge): State<Edge>,
-) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, ApiError> {
+    let held = edge.event_streams.hold(1, edge.config.limits.event_streams).ok_or_else(|| {
+        edge.node.metrics().refuse(Limit::EventStreams);
+        ApiError::overloaded("too many streams of events are open")
+    })?;
     let (snapshot, later) = edge.node.events();
     let stopping = edge.stopping.clone();
     let events = stream::once(async move { snapshot })
         .chain(stream::unfold(later, next))
-        .map(|event| Ok(render(&event)))
+        .map(move |event| {
+            // Counts for as long as the stream is open.
+            let _ = &held;
+            Ok(render(&event))
+        })
         .take_until(async move { stopping.cancelled().await });
-    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("alive"))
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("alive")))
 }
 
 async fn next(mut receiver: broadcast::Receiver<Event>) -> Option<(Event, broadcast::Receiver<Event>)> {

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use bytes::BytesMut;
 use hyper::StatusCode;
 use hyper::header::{CONNECTION, HeaderMap, HeaderValue, UPGRADE};
 use hyper_util::rt::TokioIo;
@@ -11,10 +12,11 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use super::error::ApiError;
+use super::watched::Watched;
 use super::{Edge, health_status, request};
-use crate::link::{self, Lane};
+use crate::link::{self, Answered, Lane, Refused};
 use crate::model::NodeId;
-use crate::net::{TcpStream, lookup_host, spawn};
+use crate::net::{lookup_host, spawn_vital};
 
 #[derive(Deserialize)]
 struct Join {
@@ -32,7 +34,7 @@ pub(super) async fn join(
     State(edge): State<Edge>,
     request: axum::extract::Request,
 ) -> Result<Json<Value>, ApiError> {
-    let Join { node_id, address } = small_json(request, "{\"node_id\", \"address\"}").await?;
+    let Join { node_id, address } = small_json(&edge, request, "{\"node_id\", \"address\"}").await?;
     let node_id = parse_node_id(&node_id)?;
     let resolved = lookup_host(address.as_str()).await.ok().and_then(|mut addresses| addresses.next());
     let resolved = resolved
@@ -49,7 +51,7 @@ pub(super) async fn leave(
     State(edge): State<Edge>,
     request: axum::extract::Request,
 ) -> Result<Json<Value>, ApiError> {
-    let Leave { node_id } = small_json(request, "{\"node_id\"}").await?;
+    let Leave { node_id } = small_json(&edge, request, "{\"node_id\"}").await?;
     let node_id = parse_node_id(&node_id)?;
     edge.node
         .remove(&node_id)
@@ -83,41 +85,60 @@ pub(super) async fn upgrade(
     if header(headers, UPGRADE.as_str()) != Some(link::PROTOCOL) {
         return Err(ApiError::invalid(format!("this path takes only an upgrade to {}", link::PROTOCOL)));
     }
-    let cluster = header(headers, link::CLUSTER_HEADER).unwrap_or_default().to_string();
-    if cluster != edge.config.link.cluster {
-        warn!(
-            theirs = cluster,
-            ours = edge.config.link.cluster,
-            "refused the link of a node of another cluster"
-        );
-        let message = format!("this node belongs to cluster {:?}, not {cluster:?}", edge.config.link.cluster);
-        return Err(ApiError { status: StatusCode::FORBIDDEN, code: "forbidden", message });
-    }
-    let bulk = header(headers, Lane::HEADER) == Some(Lane::Bulk.as_str());
-    spawn(run_link(edge, hyper::upgrade::on(request), bulk));
+    let lane =
+        if header(headers, Lane::HEADER) == Some(Lane::Bulk.as_str()) { Lane::Bulk } else { Lane::Requests };
+    let answered = link::answer(&edge.link, lane, |name| header(headers, name)).map_err(|refused| {
+        complain(&edge, &refused);
+        match refused {
+            Refused::Cluster { .. } | Refused::SecretNotWanted => ApiError::forbidden(refused.to_string()),
+            Refused::NoSecret | Refused::UnknownSecret(_) => ApiError::unauthorized(refused.to_string()),
+        }
+    })?;
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     response.headers_mut().insert(UPGRADE, HeaderValue::from_static(link::PROTOCOL));
+    for (name, value) in &answered.headers {
+        let value = HeaderValue::from_str(value).map_err(|error| ApiError::invalid(error.to_string()))?;
+        response.headers_mut().insert(*name, value);
+    }
+    spawn_vital("link", run_link(edge, hyper::upgrade::on(request), lane, answered));
     Ok(response)
 }
 
-async fn run_link(edge: Edge, upgrade: hyper::upgrade::OnUpgrade, bulk: bool) {
+/// Of somebody who is not let in, as anybody may try again and again.
+fn complain(edge: &Edge, reason: &impl std::fmt::Display) {
+    edge.node.metrics().link_rejected.inc();
+    if edge.link_complaint.is_due() {
+        warn!(%reason, "refused a link; more of these are counted, not logged, for a minute");
+    }
+}
+
+async fn run_link(edge: Edge, upgrade: hyper::upgrade::OnUpgrade, lane: Lane, answered: Answered) {
     // The stream itself, without the layers that it wore as an HTTP connection.
-    let parts = match upgrade.await.map(hyper::upgrade::Upgraded::downcast::<TokioIo<TcpStream>>) {
+    let parts = match upgrade.await.map(hyper::upgrade::Upgraded::downcast::<TokioIo<Watched>>) {
         Ok(Ok(parts)) => parts,
-        Ok(Err(_)) => return warn!("an upgraded connection is not a TCP stream"),
+        Ok(Err(_)) => return warn!("an upgraded connection is not one of this edge"),
         Err(error) => return warn!(%error, "a link was not upgraded"),
     };
-    let stream = parts.io.into_inner();
-    let peer = stream.peer_addr();
+    let mut stream = parts.io.into_inner().into_inner();
+    let peer = stream.peer_addr().ok();
+    let mut early = BytesMut::from(&parts.read_buf[..]);
+    if let Err(reason) = answered.admit(&mut stream, &mut early).await {
+        return complain(&edge, &reason);
+    }
+    let close = |reason: String| {
+        edge.node.metrics().link_rejected.inc();
+        warn!(?peer, reason, "closed a link");
+    };
     let service = std::sync::Arc::new(edge.node.clone());
-    let serving = link::serve(stream, &parts.read_buf, bulk, service, &edge.config.link, edge.node.metrics());
+    let bulk = lane == Lane::Bulk;
+    let serving = link::serve(stream, &early, bulk, service, &edge.link, edge.node.metrics());
     tokio::select! {
         biased;
         () = edge.stopping.cancelled() => {}
+        () = link::until_revoked(&edge.link, answered.key) => close("its secret was removed".into()),
         served = serving => if let Err(reason) = served {
-            edge.node.metrics().link_rejected.inc();
-            warn!(peer = ?peer.ok(), reason, "closed a link");
+            close(reason);
         },
     }
 }
@@ -131,11 +152,12 @@ fn parse_node_id(text: &str) -> Result<NodeId, ApiError> {
 }
 
 async fn small_json<T: serde::de::DeserializeOwned>(
+    edge: &Edge,
     request: axum::extract::Request,
     expected: &str,
 ) -> Result<T, ApiError> {
     let (head, body) = request.into_parts();
-    let body = request::read(&head.headers, body, 16 << 10).await?;
+    let body = edge.intake().read(&head.headers, body, 16 << 10).await?;
     request::parse_json(&body, expected)
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use hyper::HeaderMap;
 use hyper::body::Body;
@@ -14,9 +15,11 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
 use super::error::ApiError;
+use super::limits::{Gauge, Held};
 use super::reply::TEXT;
 use crate::model::Key;
 use crate::node::NewValue;
+use crate::telemetry::{Limit, Metrics};
 
 /// The longest TTL: about 30 years.
 const TTL_SECONDS_MAX: f64 = 1e9;
@@ -37,6 +40,7 @@ pub(super) async fn new_value<B>(
     query: Option<&str>,
     body: B,
     bytes_max: usize,
+    intake: &Intake<'_>,
 ) -> Result<NewValue, ApiError>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -44,7 +48,7 @@ where
 {
     match content_type(headers)? {
         Some("application/json") => {
-            let body = read(headers, body, json_bytes_max(bytes_max)).await?;
+            let body = intake.read(headers, body, json_bytes_max(bytes_max)).await?;
             from_json(&body, bytes_max)
         }
         Some("application/x-www-form-urlencoded") => Err(ApiError::invalid(
@@ -55,13 +59,14 @@ where
             let ttl = query_ttl(query)?;
             let stored = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or(OCTETS);
             let content_type = Some(Arc::from(stored));
-            Ok(NewValue { value: read(headers, body, bytes_max).await?, content_type, ttl })
+            let value = intake.read(headers, body, bytes_max).await?;
+            Ok(NewValue { value, content_type, ttl })
         }
     }
 }
 
 /// Escapes at most double an ordinary text.
-pub(super) fn json_bytes_max(value_bytes_max: usize) -> usize {
+pub(super) const fn json_bytes_max(value_bytes_max: usize) -> usize {
     2 * value_bytes_max + 4096
 }
 
@@ -159,45 +164,109 @@ pub(super) fn wants_raw(accept: &str, stored: Option<&str>) -> bool {
     })
 }
 
-/// Reads a body of at most `bytes_max`. One that is a little too long is read to its end, so that the client is there to
-/// read the error; a hopeless one is refused at once.
-pub(super) async fn read<B>(headers: &HeaderMap, mut body: B, bytes_max: usize) -> Result<Bytes, ApiError>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::fmt::Display,
-{
-    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    let patience = bytes_max.saturating_mul(4);
-    if let Some(bytes) = announced.filter(|bytes| *bytes > patience) {
-        return Err(too_long(bytes, bytes_max));
-    }
-    let mut first: Option<Bytes> = None;
-    let mut rest = BytesMut::new();
-    let mut bytes = 0;
-    while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|error| ApiError::invalid(format!("the body did not arrive whole: {error}")))?;
-        let Ok(data) = frame.into_data() else { continue };
-        bytes += data.len();
-        if bytes > patience {
-            break;
+/// How much longer than accepted a body may be to be read to its end.
+fn patience(bytes_max: usize) -> usize {
+    bytes_max.saturating_mul(4)
+}
+
+/// Takes bodies in, within bounds.
+pub(super) struct Intake<'a> {
+    pub(super) timeout: Duration,
+    /// Bytes of all bodies that are arriving.
+    pub(super) memory: &'a Gauge,
+    pub(super) memory_bytes_max: usize,
+    pub(super) metrics: &'a Metrics,
+}
+
+impl Intake<'_> {
+    /// Reads a body of at most `bytes_max`. One that is a little too long is read to its end, so that the client is there to read the error; a
+    /// hopeless one is refused at once.
+    ///
+    /// # Errors
+    /// 413 if it is too long, 408 if it is too slow, 503 if all bodies together are too long, 400 if it breaks off.
+    pub(super) async fn read<B>(
+        &self,
+        headers: &HeaderMap,
+        body: B,
+        bytes_max: usize,
+    ) -> Result<Bytes, ApiError>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::fmt::Display,
+    {
+        let announced =
+            headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+        if let Some(bytes) = announced.filter(|bytes| *bytes > patience(bytes_max)) {
+            return Err(too_long(bytes, bytes_max));
         }
-        match &first {
-            _ if bytes > bytes_max => {}
-            None => first = Some(data),
-            Some(start) => {
-                if rest.is_empty() {
-                    rest.reserve(announced.unwrap_or(0).min(bytes_max).max(start.len() + data.len()));
-                    rest.extend_from_slice(start);
+        // Most bodies are there already: then no clock is asked.
+        let mut reading = std::pin::pin!(self.collect(announced, body, bytes_max));
+        if let Some(read) = (&mut reading).now_or_never() {
+            return read;
+        }
+        tokio::time::timeout(self.timeout, reading)
+            .await
+            .unwrap_or_else(|_| Err(ApiError::timeout("the body of the request")))
+    }
+
+    async fn collect<B>(
+        &self,
+        announced: Option<usize>,
+        mut body: B,
+        bytes_max: usize,
+    ) -> Result<Bytes, ApiError>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::fmt::Display,
+    {
+        let mut first: Option<Bytes> = None;
+        let mut rest = BytesMut::new();
+        let mut bytes = 0;
+        let mut held: Option<Held> = None;
+        while let Some(frame) = body.frame().await {
+            let frame = frame
+                .map_err(|error| ApiError::invalid(format!("the body did not arrive whole: {error}")))?;
+            let Ok(data) = frame.into_data() else { continue };
+            bytes += data.len();
+            if bytes > patience(bytes_max) {
+                break;
+            }
+            match &first {
+                _ if bytes > bytes_max => {}
+                None => first = Some(data),
+                Some(start) => {
+                    self.hold(&mut held, if rest.is_empty() { bytes } else { data.len() })?;
+                    if rest.is_empty() {
+                        // What has arrived says how much is meant; what was announced may be a lie.
+                        let meant = announced.unwrap_or(0).min(bytes_max).min(bytes * 16);
+                        rest.reserve(meant.max(bytes));
+                        rest.extend_from_slice(start);
+                    }
+                    rest.extend_from_slice(&data);
                 }
-                rest.extend_from_slice(&data);
             }
         }
+        if bytes > bytes_max {
+            return Err(too_long(announced.unwrap_or(bytes), bytes_max));
+        }
+        Ok(if rest.is_empty() { first.unwrap_or_default() } else { rest.freeze() })
     }
-    if bytes > bytes_max {
-        return Err(too_long(announced.unwrap_or(bytes), bytes_max));
+
+    /// Counts bytes that are kept until the rest has arrived.
+    fn hold(&self, held: &mut Option<Held>, bytes: usize) -> Result<(), ApiError> {
+        let fits = match held {
+            Some(held) => held.grow(bytes, self.memory_bytes_max),
+            None => {
+                *held = self.memory.hold(bytes, self.memory_bytes_max);
+                held.is_some()
+            }
+        };
+        if fits {
+            return Ok(());
+        }
+        self.metrics.refuse(Limit::BodyMemory);
+        Err(ApiError::overloaded("too many long bodies are arriving"))
     }
-    Ok(if rest.is_empty() { first.unwrap_or_default() } else { rest.freeze() })
 }
 
 fn too_long(bytes: usize, bytes_max: usize) -> ApiError {
@@ -218,7 +287,10 @@ mod tests {
     async fn put(content_type: Option<&str>, query: Option<&str>, body: &str) -> Result<NewValue, String> {
         let headers = content_type.map(|text| headers(&[(CONTENT_TYPE, text)])).unwrap_or_default();
         let body = Full::new(Bytes::from(body.to_string()));
-        new_value(&headers, query, body, 10).await.map_err(|error| error.message)
+        let metrics = Metrics::new(&crate::model::NodeId::parse("test").unwrap());
+        let (memory, timeout) = (Gauge::default(), Duration::from_secs(1));
+        let intake = Intake { timeout, memory: &memory, memory_bytes_max: 1 << 20, metrics: &metrics };
+        new_value(&headers, query, body, 10, &intake).await.map_err(|error| error.message)
     }
 
     #[test]

@@ -7,12 +7,13 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
 use super::connection::{Connection, Replied};
+use super::handshake::Asked;
 use super::life::Life;
 use super::message::{Reply, Request};
 use super::{
@@ -21,6 +22,7 @@ use super::{
 };
 use crate::model::mix;
 use crate::net::{TcpStream, spawn};
+use crate::security::{KeyId, Stream};
 use crate::telemetry::Metrics;
 
 /// The first wait after a failed connection; doubles up to the second, each shortened at random by up to half.
@@ -29,7 +31,6 @@ const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2
 const RESPONSE_BYTES_MAX: usize = 8 << 10;
 
 /// The links of one node to all of its peers.
-#[derive(Debug)]
 pub struct Pool {
     config: Arc<LinkConfig>,
     metrics: Arc<Metrics>,
@@ -75,6 +76,24 @@ impl Pool {
             }
             keep
         });
+    }
+
+    /// Moves all links to the secret that is the first in the keyring, whenever that changes.
+    pub async fn follow_keyring(&self) {
+        let Some(mut keyring) = self.config.keyring.clone() else { return std::future::pending().await };
+        // An error means that the node stops.
+        while keyring.changed().await.is_ok() {
+            let first = keyring.borrow_and_update().first().id;
+            let peers: Vec<_> = self.peers.read().values().cloned().collect();
+            for line in peers.iter().flat_map(|peer| &peer.lines) {
+                let outdated = line.open().filter(|connection| connection.key() != Some(first));
+                if let Some(connection) = outdated {
+                    // The next request opens another one; those under way finish on this one.
+                    line.current.store(None);
+                    spawn(connection.retire());
+                }
+            }
+        }
     }
 
     /// Forgets that the node at `address` could not be reached: there is news that it is up.
@@ -248,9 +267,9 @@ impl Line {
             Err(_) => Err(unreachable(address, format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))),
         };
         match upgraded {
-            Ok((stream, early)) => {
+            Ok((stream, early, key)) => {
                 metrics.link_connects.inc();
-                let connection = Connection::start(address, stream, early, life, &config, &metrics);
+                let connection = Connection::start(address, stream, early, key, life, &config, &metrics);
                 self.current.store(Some(connection.clone()));
                 *failing = None;
                 Ok(connection)
@@ -266,26 +285,35 @@ impl Line {
     }
 }
 
+/// An upgraded connection, what arrived on it early, and the secret that it rests on.
+type Upgraded = (Stream, BytesMut, Option<KeyId>);
+
 /// Connects and asks for the link.
-async fn upgrade(
-    address: SocketAddr,
-    lane: Lane,
-    config: &LinkConfig,
-) -> Result<(TcpStream, BytesMut), LinkError> {
+async fn upgrade(address: SocketAddr, lane: Lane, config: &LinkConfig) -> Result<Upgraded, LinkError> {
     let failed = |error: io::Error| unreachable(address, error.to_string());
-    let mut stream = TcpStream::connect(address).await.map_err(|error| match error.kind() {
+    let stream = TcpStream::connect(address).await.map_err(|error| match error.kind() {
         io::ErrorKind::ConnectionRefused => LinkError::Refused(address),
         _ => failed(error),
     })?;
     stream.set_nodelay(true).map_err(failed)?;
+    let mut stream = match &config.tls {
+        None => Stream::Plain(stream),
+        Some(tls) => tls
+            .connect(stream, address)
+            .await
+            .map_err(|error| unreachable(address, format!("its TLS: {error}")))?,
+    };
+    let asked = Asked::new(config);
     let request = format!(
         "GET {PATH} HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\nupgrade: {PROTOCOL}\r\n\
-         {CLUSTER_HEADER}: {}\r\n{}: {}\r\n\r\n",
+         {CLUSTER_HEADER}: {}\r\n{}: {}\r\n{}\r\n",
         config.cluster,
         Lane::HEADER,
         lane.as_str(),
+        asked.as_ref().map(Asked::headers).unwrap_or_default(),
     );
     stream.write_all(request.as_bytes()).await.map_err(failed)?;
+    stream.flush().await.map_err(failed)?;
     let mut response = BytesMut::with_capacity(1 << 10);
     let head_bytes = loop {
         if let Some(end) = response.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -298,13 +326,40 @@ async fn upgrade(
             return Err(unreachable(address, "it closed the connection instead of upgrading it"));
         }
     };
-    if response.starts_with(b"HTTP/1.1 101 ") {
-        response.advance(head_bytes);
-        return Ok((stream, response));
+    let head = response.split_to(head_bytes);
+    let head = String::from_utf8_lossy(&head);
+    if !head.starts_with("HTTP/1.1 101 ") {
+        let status = head.lines().next().unwrap_or_default();
+        let reason = read_reason(&mut stream, response, &head).await;
+        return Err(unreachable(
+            address,
+            format!("it refused the link: {}", reason.as_deref().unwrap_or(status)),
+        ));
     }
-    let text = String::from_utf8_lossy(&response);
-    let status = text.lines().next().unwrap_or_default();
-    Err(unreachable(address, format!("it refused the link: {status}")))
+    if let Some(asked) = &asked {
+        let shown = asked.check(config, lane, |name| header(&head, name));
+        let shown = shown.map_err(|reason| unreachable(address, reason))?;
+        stream.write_all(&shown).await.map_err(failed)?;
+        stream.flush().await.map_err(failed)?;
+    }
+    Ok((stream, response, asked.map(|asked| asked.key())))
+}
+
+/// What the answer's body says, if it is an error in the interface's shape.
+async fn read_reason(stream: &mut Stream, mut body: BytesMut, head: &str) -> Option<String> {
+    let bytes: usize = header(head, "content-length")?.parse().ok()?;
+    while body.len() < bytes.min(RESPONSE_BYTES_MAX) {
+        if stream.read_buf(&mut body).await.ok()? == 0 {
+            return None;
+        }
+    }
+    let error: serde_json::Value = serde_json::from_slice(&body).ok()?;
+    Some(error.get("message")?.as_str()?.to_string())
+}
+
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let fields = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+    fields.filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
 }
 
 fn unreachable(address: SocketAddr, reason: impl Into<String>) -> LinkError {

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -21,12 +21,17 @@ use super::frame::{self, Frame};
 use super::life::Life;
 use super::message::{Reply, Request};
 use super::{BULK_BYTES, LinkConfig, LinkError, OUTSTANDING_MAX, QUEUED_BYTES_MAX};
-use crate::net::{TcpStream, spawn};
+use crate::net::spawn_vital;
+use crate::security::{KeyId, Stream};
 use crate::telemetry::Metrics;
 
 /// How often the writer lets others go first while that brings more requests. A round is one look at what is ready, so this
 /// holds a request back by microseconds at most.
 const GATHER_ROUNDS_MAX: usize = 16;
+/// How often, and how many times, a connection that is to close looks whether something is still under way: for longer than
+/// any request takes.
+const RETIRE_PAUSE: Duration = Duration::from_secs(1);
+const RETIRE_ROUNDS_MAX: usize = 65;
 /// A reply and the raw values behind it.
 pub(super) type Replied = (Reply, Bytes);
 
@@ -34,6 +39,7 @@ pub(super) type Replied = (Reply, Bytes);
 #[derive(Debug)]
 pub(super) struct Connection {
     address: SocketAddr,
+    key: Option<KeyId>,
     queue: Mutex<Queue>,
     /// Wakes the writer.
     wake: Notify,
@@ -53,14 +59,16 @@ struct Queue {
 impl Connection {
     pub(super) fn start(
         address: SocketAddr,
-        stream: TcpStream,
+        stream: Stream,
         early: BytesMut,
+        key: Option<KeyId>,
         life: Arc<Life>,
         config: &LinkConfig,
         metrics: &Arc<Metrics>,
     ) -> Arc<Connection> {
         let connection = Arc::new(Connection {
             address,
+            key,
             queue: Mutex::default(),
             wake: Notify::new(),
             closed: CancellationToken::new(),
@@ -68,11 +76,37 @@ impl Connection {
             probe: Mutex::default(),
         });
         connection.life.hear();
-        let (reading, writing) = stream.into_split();
         let bytes_max = config.frame_bytes_max();
-        spawn(connection.clone().read(reading, early, bytes_max, metrics.clone()));
-        spawn(connection.clone().write(writing, metrics.clone()));
+        match stream {
+            Stream::Plain(stream) => {
+                let (reading, writing) = stream.into_split();
+                spawn_vital("link", connection.clone().read(reading, early, bytes_max, metrics.clone()));
+                spawn_vital("link", connection.clone().write(writing, metrics.clone()));
+            }
+            Stream::Tls(stream) => {
+                let (reading, writing) = tokio::io::split(stream);
+                spawn_vital("link", connection.clone().read(reading, early, bytes_max, metrics.clone()));
+                spawn_vital("link", connection.clone().write(writing, metrics.clone()));
+            }
+        }
         connection
+    }
+
+    /// The secret that both ends have proved to hold.
+    pub(super) fn key(&self) -> Option<KeyId> {
+        self.key
+    }
+
+    /// Closes once nothing is under way any more. Nobody is to be given this connection any longer.
+    pub(super) async fn retire(self: Arc<Connection>) {
+        for _ in 0..RETIRE_ROUNDS_MAX {
+            // First of all: somebody may have been given it just now.
+            sleep(RETIRE_PAUSE).await;
+            if self.queue.lock().outstanding.is_empty() {
+                break;
+            }
+        }
+        self.close();
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -153,6 +187,11 @@ impl Connection {
                     biased;
                     written = stream.write_all(&batch) => written,
                     () = self.closed.cancelled() => return,
+                };
+                // Under TLS, what was written may still wait.
+                let written = match written {
+                    Ok(()) => stream.flush().await,
+                    failed => failed,
                 };
                 if let Err(error) = written {
                     debug!(peer = %self.address, %error, "writing to a link");

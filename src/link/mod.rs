@@ -7,6 +7,7 @@
 mod client;
 mod connection;
 mod frame;
+mod handshake;
 mod life;
 mod message;
 mod server;
@@ -14,13 +15,17 @@ mod server;
 mod tests;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::client::Pool;
+pub use self::handshake::{Answered, Refused, answer, until_revoked};
 pub use self::message::{
     Claim, Operation, Outcome, RecordHead, RecordKind, Refusal, Reply, Request, Standing,
 };
 pub use self::server::{Answer, Service, serve};
+
+use crate::security::{SharedKeyring, Tls};
 
 /// The protocol's name in the `Upgrade` header; the number grows when frames change incompatibly.
 pub const PROTOCOL: &str = "shoal-link/1";
@@ -30,10 +35,14 @@ pub const PATH: &str = "/internal/link";
 pub const CLUSTER_HEADER: &str = "shoal-cluster";
 
 /// What a link has to be told.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct LinkConfig {
     /// Peers of another cluster refuse the link.
     pub cluster: String,
+    /// Peers without one of these secrets refuse the link, and are refused.
+    pub keyring: SharedKeyring,
+    /// Over which links go, if not over plain TCP.
+    pub tls: Option<Arc<Tls>>,
     /// The longest value that may travel, in bytes.
     pub value_bytes_max: usize,
     /// For pauses that only have to differ between nodes.

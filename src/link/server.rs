@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::frame::{self, Frame, FrameError};
 use super::message::{Outcome, Refusal, Reply, Request};
 use super::{BULK_BYTES, LinkConfig};
-use crate::net::spawn;
+use crate::net::spawn_vital;
 use crate::telemetry::Metrics;
 
 /// Requests of one connection that may be waiting for something at a time.
@@ -45,7 +45,7 @@ pub enum Answer {
 /// An id and its answer; none if the deadline passed first, when nobody waits for one any more.
 type Finished = (u32, Option<(Reply, Vec<Bytes>)>);
 
-/// Serves one upgraded connection until it closes. `early` is what arrived together with the upgrade request; `bulk` tells
+/// Serves one upgraded connection, whose asking end has proved itself, until it closes. `early` is what arrived together with the upgrade request; `bulk` tells
 /// that long answers belong here.
 ///
 /// # Errors
@@ -118,7 +118,7 @@ impl Serving {
             Answer::Later(reply) => {
                 self.waiting += 1;
                 let later = self.later.clone();
-                spawn(async move {
+                spawn_vital("link", async move {
                     let answer = timeout_at(deadline, reply).await.ok();
                     // Fails when the connection is gone, and with it whoever asked.
                     let _ = later.send((id, answer)).await;
@@ -152,7 +152,12 @@ impl Serving {
             return Ok(());
         }
         metrics.link_sent_bytes.inc_by(self.out.len() as u64);
-        match timeout(WRITE_TIMEOUT, stream.write_all(&self.out)).await {
+        let writing = async {
+            stream.write_all(&self.out).await?;
+            // Under TLS, what was written may still wait.
+            stream.flush().await
+        };
+        match timeout(WRITE_TIMEOUT, writing).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(error.to_string()),
             Err(_) => return Err(format!("the peer took no answers for {} s", WRITE_TIMEOUT.as_secs())),

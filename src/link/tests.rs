@@ -41,7 +41,7 @@ impl Service for Echo {
 }
 
 fn config() -> LinkConfig {
-    LinkConfig { cluster: "test".into(), value_bytes_max: 1 << 20, seed: 1 }
+    LinkConfig { cluster: "test".into(), keyring: None, tls: None, value_bytes_max: 1 << 20, seed: 1 }
 }
 
 fn metrics() -> Arc<Metrics> {

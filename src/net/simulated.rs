@@ -22,6 +22,15 @@ tokio::task_local! {
     static CURRENT: Process;
 }
 
+/// The first byte that arrives; see the real one.
+///
+/// # Errors
+/// When the connection breaks.
+pub async fn first_byte(stream: &mut TcpStream) -> io::Result<Option<u8>> {
+    let mut first = [0];
+    Ok((stream.peek(&mut first).await? == 1).then_some(first[0]))
+}
+
 /// One simulated process. Clones share it.
 #[derive(Clone)]
 pub struct Process(Arc<Mutex<State>>);

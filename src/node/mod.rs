@@ -21,7 +21,7 @@ mod sync;
 mod tidy;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,7 +44,7 @@ use crate::link::{Answer, Pool, Request, Service};
 use crate::model::{
     Clock, Condition, Key, Ledger, Lookup, Members, NodeId, Record, Ring, Store, StoreConfig,
 };
-use crate::net::{WallClock, task};
+use crate::net::{WallClock, task, vital};
 use crate::telemetry::Metrics;
 
 /// What a node has to be told.
@@ -159,14 +159,19 @@ impl Node {
             links,
             metrics,
         }));
-        tasks.spawn(task(membership::follow_view(node.clone())));
-        tasks.spawn(task(membership::follow_events(node.clone(), node.0.gossip.events())));
-        tasks.spawn(task(lease::run(node.clone())));
-        tasks.spawn(task(lease::keep_pulse(node.clone())));
-        tasks.spawn(task(join::run(node.clone())));
-        tasks.spawn(task(sync::run(node.clone())));
-        tasks.spawn(task(tidy::run(node.clone())));
-        tasks.spawn(task(tidy::sweep(node.clone())));
+        tasks.spawn(task(vital("membership", membership::follow_view(node.clone()))));
+        tasks.spawn(task(vital(
+            "membership",
+            membership::follow_events(node.clone(), node.0.gossip.events()),
+        )));
+        let links = node.clone();
+        tasks.spawn(task(vital("links", async move { links.0.links.follow_keyring().await })));
+        tasks.spawn(task(vital("leases", lease::run(node.clone()))));
+        tasks.spawn(task(vital("pulse", lease::keep_pulse(node.clone()))));
+        tasks.spawn(task(vital("joining", join::run(node.clone()))));
+        tasks.spawn(task(vital("sync", sync::run(node.clone()))));
+        tasks.spawn(task(vital("tidying", tidy::run(node.clone()))));
+        tasks.spawn(task(vital("sweeping", tidy::sweep(node.clone()))));
         node
     }
 
@@ -195,7 +200,7 @@ impl Node {
 
     /// Its metrics, for the edges to count in.
     #[must_use]
-    pub fn metrics(&self) -> &Metrics {
+    pub fn metrics(&self) -> &Arc<Metrics> {
         &self.0.metrics
     }
 
@@ -223,6 +228,12 @@ impl Node {
     #[must_use]
     pub fn members(&self) -> Arc<Members> {
         self.0.view.borrow().clone()
+    }
+
+    /// Whether a member lives at this address.
+    #[must_use]
+    pub fn is_member(&self, address: IpAddr) -> bool {
+        self.0.view.borrow().peers().any(|peer| peer.address.ip() == address)
     }
 
     /// The last contact with a member.

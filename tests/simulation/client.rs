@@ -2,17 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{ACCEPT, CONTENT_TYPE, ETAG, HOST, HeaderName, IF_MATCH, IF_NONE_MATCH};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, HOST, HeaderName, IF_MATCH, IF_NONE_MATCH};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
+use shoal::security::{Call, PROOF_HEADER};
 use tokio::time::{Duration, timeout};
 use turmoil::net::TcpStream;
 
 use crate::operation::{Action, Outcome};
+use crate::world::{Access, CLUSTER, TOKEN, clock_ms};
 
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -32,12 +35,21 @@ pub(crate) enum Failure {
 }
 
 /// One client with its connections.
-#[derive(Default)]
 pub(crate) struct Client {
+    access: Access,
+    proofs: u128,
     connections: BTreeMap<SocketAddr, SendRequest<Full<Bytes>>>,
 }
 
 impl Client {
+    /// Without any connection yet.
+    pub(crate) fn new(access: Access) -> Client {
+        // The clients' nonces must differ, and be the same in every run of a seed.
+        static CLIENTS: AtomicU64 = AtomicU64::new(0);
+        let proofs = u128::from(CLIENTS.fetch_add(1, Ordering::Relaxed)) << 64;
+        Client { access, proofs, connections: BTreeMap::new() }
+    }
+
     /// Does one operation on a key at one node.
     pub(crate) async fn perform(&mut self, node: SocketAddr, key: usize, action: &Action) -> Outcome {
         let path = format!("/api/v1/cache/k{key}");
@@ -84,7 +96,16 @@ impl Client {
                 Some(connection) => connection,
                 None => connect(node).await?,
             };
-            let mut request = Request::builder().method(method).uri(path).header(HOST, node.to_string());
+            let mut request = Request::builder().method(&method).uri(path).header(HOST, node.to_string());
+            if path.starts_with("/admin") {
+                request = request.header(AUTHORIZATION, format!("Bearer {TOKEN}"));
+            }
+            if let Some(keyring) = self.access.keyring.as_ref().filter(|_| path.starts_with("/internal")) {
+                self.proofs += 1;
+                let call = Call { cluster: CLUSTER, method: method.as_str(), target: path };
+                request = request
+                    .header(PROOF_HEADER, call.prove(keyring, body.as_bytes(), clock_ms(), self.proofs));
+            }
             for (name, value) in headers {
                 request = request.header(name, value);
             }

@@ -5,16 +5,22 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use clap::Parser;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use shoal::config::{Config, DetectionArg, NodeArgs};
+use shoal::config::{Config, NodeArgs};
 use shoal::net::{DatagramFaults, Process, WallClock};
 use shoal::node::Stop;
+use shoal::security::{Keyring, Secret, SecretSource, Security, SecurityConfig};
 use shoal::server;
 use tokio::sync::mpsc;
 use tokio::time::Duration;
@@ -22,6 +28,10 @@ use tokio_util::sync::CancellationToken;
 use turmoil::{Protocol, Sim};
 
 const PORT: u16 = 8001;
+/// The name of every simulated cluster.
+pub(crate) const CLUSTER: &str = "simulated";
+/// For `/admin`, which the clients' host asks from outside.
+pub(crate) const TOKEN: &str = "token-of-the-simulation";
 /// When every simulation begins, in unix milliseconds: 2026-01-01.
 const EPOCH_MS: u64 = 1_767_225_600_000;
 /// How finely time passes; also the least a message takes.
@@ -35,6 +45,7 @@ pub(crate) struct World {
     sim: Sim<'static>,
     seed: u64,
     copies: u8,
+    security: SecurityConfig,
     hosts: Vec<Host>,
     clients: IpAddr,
     /// Ordered pairs of host numbers; the clients' is the last.
@@ -59,10 +70,41 @@ struct Running {
     leave: CancellationToken,
 }
 
+/// The clients' wall clock, in unix milliseconds.
+pub(crate) fn clock_ms() -> u64 {
+    EPOCH_MS + turmoil::sim_elapsed().unwrap_or_default().as_millis() as u64
+}
+
+/// What clients have to show. `/admin` takes the token from other hosts; the rest takes something only with a keyring.
+#[derive(Clone)]
+pub(crate) struct Access {
+    pub(crate) keyring: Option<Arc<Keyring>>,
+    token_file: PathBuf,
+}
+
+impl Access {
+    /// As the nodes and clients of one simulation have it.
+    pub(crate) fn new(seed: u64, is_sealed: bool) -> Access {
+        static TOKEN_FILE: OnceLock<PathBuf> = OnceLock::new();
+        let token_file = TOKEN_FILE.get_or_init(|| {
+            let path = std::env::temp_dir().join(format!("shoal-simulation-{}", std::process::id()));
+            let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+            file.and_then(|mut file| file.write_all(TOKEN.as_bytes())).expect("a file can be written");
+            path
+        });
+        let keyring = is_sealed.then(|| {
+            let secret = Secret::generate(&mut StdRng::seed_from_u64(seed));
+            Arc::new(Keyring::parse(&secret.to_text()).expect("it is a secret"))
+        });
+        Access { keyring, token_file: token_file.clone() }
+    }
+}
+
 /// What a host needs to run a node.
 struct Launch {
     process: Process,
     config: Config,
+    security: Arc<Security>,
     wall: WallClock,
     seed: u64,
     leave: CancellationToken,
@@ -89,6 +131,7 @@ impl World {
             sim,
             seed,
             copies,
+            security: SecurityConfig::default(),
             hosts,
             clients,
             cuts: BTreeSet::new(),
@@ -96,6 +139,15 @@ impl World {
             datagrams: DatagramFaults::default(),
             complaints: Rc::default(),
         }
+    }
+
+    /// Makes a cluster of those that start from now on which only holders of a secret, and of the token, can talk to.
+    pub(crate) fn close(&mut self, access: &Access) {
+        self.security = SecurityConfig {
+            secret: access.keyring.clone().map(SecretSource::Environment),
+            admin_token: Some(access.token_file.clone()),
+            ..SecurityConfig::default()
+        };
     }
 
     /// Adds the host of the clients, and what runs there.
@@ -122,7 +174,7 @@ impl World {
 
     /// Starts a node with an empty memory; `seeds` are the hosts it joins by.
     pub(crate) fn start(&mut self, node: usize, seeds: usize) {
-        let join = self.addresses()[..seeds].iter().map(ToString::to_string).collect();
+        let join: Vec<String> = self.addresses()[..seeds].iter().map(ToString::to_string).collect();
         let host = &mut self.hosts[node];
         host.launched += 1;
         let mut random = StdRng::seed_from_u64(self.seed ^ ((node as u64 + 1) << 48) ^ (host.launched << 32));
@@ -130,11 +182,9 @@ impl World {
         let running = Running { process: process.clone(), leave: CancellationToken::new() };
         let launch = Launch {
             process,
-            config: config(node, host.address, join, self.copies, &mut random),
-            wall: WallClock::new(move || {
-                let elapsed = turmoil::sim_elapsed().unwrap_or_default().as_millis() as u64;
-                (EPOCH_MS + elapsed).saturating_add_signed(skew_ms.load(Ordering::Relaxed))
-            }),
+            config: config(node, host.address, &join, self.copies, &mut random),
+            security: Arc::new(Security::load(self.security.clone()).expect("its files are right")),
+            wall: WallClock::new(move || clock_ms().saturating_add_signed(skew_ms.load(Ordering::Relaxed))),
             seed: random.random(),
             leave: running.leave.clone(),
             complaints: self.complaints.clone(),
@@ -296,13 +346,13 @@ async fn supervise(launches: Option<mpsc::UnboundedReceiver<Launch>>) -> turmoil
 }
 
 async fn run(launch: Launch) {
-    let Launch { config, wall, seed, leave, complaints, .. } = launch;
+    let Launch { config, security, wall, seed, leave, complaints, .. } = launch;
     let complain = |reason: String| complaints.borrow_mut().push(reason);
     let bound = match server::bind(config.listen).await {
         Ok(bound) => bound,
         Err(error) => return complain(error.to_string()),
     };
-    let server = server::start(config, bound, wall, &mut StdRng::seed_from_u64(seed));
+    let server = server::start(config, security, bound, wall, &mut StdRng::seed_from_u64(seed));
     tokio::select! {
         biased;
         () = leave.cancelled() => {}
@@ -315,30 +365,28 @@ async fn run(launch: Launch) {
     server.shutdown().await;
 }
 
-fn config(node: usize, address: SocketAddr, join: Vec<String>, copies: u8, random: &mut StdRng) -> Config {
-    let args = NodeArgs {
-        listen: format!("0.0.0.0:{PORT}"),
-        advertise: Some(address.to_string()),
-        id: Some(format!("node{}", node + 1)),
-        join,
-        cluster: "simulated".into(),
-        copies: copies.to_string(),
-        max_memory: "16MiB".into(),
-        max_value_size: "64KiB".into(),
-        detection: DetectionArg::Lan,
-        request_timeout: "2s".into(),
-        drain_timeout: "4s".into(),
-        log_format: None,
-        log: "info".into(),
-        access_log: false,
-    };
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+fn config(node: usize, address: SocketAddr, join: &[String], copies: u8, random: &mut StdRng) -> Config {
+    let (listen, advertise) = (format!("0.0.0.0:{PORT}"), address.to_string());
+    let (id, copies) = (format!("node{}", node + 1), copies.to_string());
+    let mut flags = vec!["node", "--insecure", "--listen", &listen, "--advertise", &advertise, "--id", &id];
+    flags.extend(["--cluster", CLUSTER, "--copies", &copies, "--drain-timeout", "4s"]);
+    flags.extend(["--max-memory", "16MiB", "--max-value-size", "64KiB"]);
+    let join = join.join(",");
+    if !join.is_empty() {
+        flags.extend(["--join", &join]);
+    }
+    let args = Flags::parse_from(flags).node;
     let mut config = Config::try_from(&args).expect("the flags are right");
     // Those of the flags come from the system.
     config.node.seed = random.random();
     config.node.store.hash_seed = random.random();
     config.gossip.seed = random.random();
-    config.link.seed = random.random();
-    config.http.link.seed = config.link.seed;
     config
 }
 

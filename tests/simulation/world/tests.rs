@@ -15,7 +15,7 @@ fn outcomes(strike: fn(&mut World, bool)) -> [[(Outcome, u64); 2]; 2] {
             let found = found.clone();
             let ask = async move {
                 tokio::time::sleep(Duration::from_millis(start_ms)).await;
-                let outcome = Client::default().perform(address, 0, &Action::Get).await;
+                let outcome = Client::new(Access::new(1, false)).perform(address, 0, &Action::Get).await;
                 let took = turmoil::sim_elapsed().unwrap().as_millis() as u64 - start_ms;
                 found.borrow_mut().push((start_ms, node, outcome, took));
                 Ok(())

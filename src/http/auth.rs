@@ -1,0 +1,148 @@
+//! Who may ask for what: the proof of a member, the key of a client, the token of who runs the cluster.
+//!
+//! Decides by path before anything else of a request is looked at. Invariant: a path is open only if it is named here as open.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use hyper::HeaderMap;
+use hyper::header::AUTHORIZATION;
+use hyper::http::request::Parts;
+use parking_lot::Mutex;
+
+use super::error::ApiError;
+use crate::model::Key;
+use crate::security::{
+    AdminToken, ApiKeys, Call, Grant, Hash, PROOF_HEADER, Replays, Right, Security, SharedKeyring,
+};
+
+/// Where a client's key may stand besides `Authorization: Bearer`.
+const KEY_HEADER: &str = "x-api-key";
+
+/// What is asked of those who call.
+pub(super) struct Gate {
+    cluster: String,
+    keyring: SharedKeyring,
+    replays: Mutex<Replays>,
+    api_keys: Option<Arc<ArcSwap<ApiKeys>>>,
+    admin_token: Option<AdminToken>,
+}
+
+/// What somebody was let in for.
+#[derive(Clone, Debug)]
+pub(super) enum Pass {
+    /// Everything the path offers.
+    Whole,
+    /// What a client was granted.
+    Client(Arc<Grant>),
+    /// A call of a member, if this is its body's hash.
+    Proved(Hash),
+}
+
+impl Gate {
+    pub(super) fn new(security: &Security, cluster: &str) -> Gate {
+        Gate {
+            cluster: cluster.into(),
+            keyring: security.keyring(),
+            replays: Mutex::default(),
+            api_keys: security.api_keys(),
+            admin_token: security.admin_token(),
+        }
+    }
+
+    /// Whether the caller at `peer` may send this at `now_ms`.
+    ///
+    /// # Errors
+    /// 401 without credentials or with wrong ones, 403 where others would do.
+    pub(super) fn admit(&self, head: &Parts, peer: IpAddr, now_ms: u64) -> Result<Pass, ApiError> {
+        let path = head.uri.path();
+        if path == "/api/v1/health" || path == crate::link::PATH {
+            // A link proves itself in its own handshake.
+            Ok(Pass::Whole)
+        } else if path.starts_with("/internal/") {
+            self.admit_member(head, now_ms)
+        } else if path.starts_with("/admin/") || path == "/metrics" {
+            self.admit_operator(&head.headers, peer)
+        } else {
+            self.admit_client(&head.headers)
+        }
+    }
+
+    fn admit_member(&self, head: &Parts, now_ms: u64) -> Result<Pass, ApiError> {
+        let Some(keyring) = &self.keyring else { return Ok(Pass::Whole) };
+        let keyring = keyring.borrow().clone();
+        let header = head.headers.get(PROOF_HEADER).and_then(|value| value.to_str().ok());
+        let call = Call {
+            cluster: &self.cluster,
+            method: head.method.as_str(),
+            target: head.uri.path_and_query().map_or("/", |target| target.as_str()),
+        };
+        let checked = call.check(&keyring, header, &mut self.replays.lock(), now_ms);
+        checked.map(Pass::Proved).map_err(|error| ApiError::unauthorized(error.to_string()))
+    }
+
+    fn admit_operator(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Pass, ApiError> {
+        match (&self.admin_token, bearer(headers)) {
+            (None, _) if peer.to_canonical().is_loopback() => Ok(Pass::Whole),
+            (None, _) => Err(ApiError::forbidden(
+                "without --admin-token-file this is answered only to callers on the node's own machine",
+            )),
+            (Some(token), Some(shown)) if token.is(shown) => Ok(Pass::Whole),
+            (Some(_), Some(_)) => Err(ApiError::unauthorized("that is not the admin token")),
+            (Some(_), None) => {
+                Err(ApiError::unauthorized("this takes the admin token, as `Authorization: Bearer TOKEN`"))
+            }
+        }
+    }
+
+    fn admit_client(&self, headers: &HeaderMap) -> Result<Pass, ApiError> {
+        let Some(api_keys) = &self.api_keys else { return Ok(Pass::Whole) };
+        let shown = bearer(headers).or_else(|| headers.get(KEY_HEADER)?.to_str().ok());
+        let shown = shown.ok_or_else(|| {
+            ApiError::unauthorized(
+                "this takes an API key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`",
+            )
+        })?;
+        let grant = api_keys.load().grant(shown);
+        grant.map(Pass::Client).ok_or_else(|| ApiError::unauthorized("the API key is not known"))
+    }
+}
+
+impl Pass {
+    /// Whether it is good for this, with this key of the cache.
+    ///
+    /// # Errors
+    /// 403, naming what was granted instead.
+    pub(super) fn check(&self, right: Right, key: &Key) -> Result<(), ApiError> {
+        match self {
+            Pass::Client(grant) if !grant.allows(right, key.as_str()) => Err(refused(grant, right)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it is good for this at all.
+    ///
+    /// # Errors
+    /// 403, naming what was granted instead.
+    pub(super) fn check_any(&self, right: Right) -> Result<(), ApiError> {
+        match self {
+            Pass::Client(grant) if !grant.has(right) => Err(refused(grant, right)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn refused(grant: &Grant, right: Right) -> ApiError {
+    let name = &grant.name;
+    let message = match grant.has(right) {
+        true => format!("{name:?} may {right} only keys that begin with {:?}", grant.prefix),
+        false => format!("{name:?} may not {right}"),
+    };
+    ApiError::forbidden(message)
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, shown) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(shown.trim())
+}

@@ -1,0 +1,178 @@
+//! Connections, from the listener to their end: counted, under TLS if that is spoken, under watch, then hyper's.
+//!
+//! Sets TCP_NODELAY, and turns away what is too much with an answer. Does not know what is asked.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{sleep, sleep_until, timeout};
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::Edge;
+use super::error::ApiError;
+use super::limits::{Door, Doors, Limits};
+use super::watched::{Watch, Watched};
+use crate::net::{TcpListener, TcpStream, first_byte, task};
+use crate::security::{self, Stream};
+use crate::telemetry::Limit;
+
+/// How long open connections may finish what they began when the node stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long one that is turned away may take to read why, and how many may at a time.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+const FAREWELLS_MAX: usize = 256;
+/// As many headers as hyper keeps on the stack; asking for just these would cost an allocation each.
+const HEADERS_ON_STACK: usize = 100;
+
+/// Accepts connections until the node stops, then lets open requests finish for a moment.
+pub(super) async fn accept(listener: TcpListener, edge: Edge, router: axum::Router) {
+    let connections = TaskTracker::new();
+    let metrics = edge.node.metrics().clone();
+    let doors = Doors::new(&edge.config.limits, metrics.clone());
+    let farewells = Arc::new(AtomicUsize::new(0));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = edge.stopping.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, from)) => {
+                metrics.http_connections.inc();
+                match doors.enter(from.ip(), edge.node.is_member(from.ip())) {
+                    Ok(door) => {
+                        connections.spawn(task(serve(stream, from, door, edge.clone(), router.clone())));
+                    }
+                    Err(limit) => {
+                        metrics.refuse(limit);
+                        // Before TLS nobody would understand why.
+                        if edge.tls.is_none() && farewells.fetch_add(1, Ordering::Relaxed) < FAREWELLS_MAX {
+                            let farewells = farewells.clone();
+                            connections.spawn(task(async move {
+                                turn_away(stream, &too_many(limit)).await;
+                                farewells.fetch_sub(1, Ordering::Relaxed);
+                            }));
+                        } else if edge.tls.is_none() {
+                            farewells.fetch_sub(1, Ordering::Relaxed);
+                        }
+                    }
+                }
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: wait for some to be closed.
+                warn!(%error, "could not accept a connection");
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    if timeout(STOP_TIMEOUT, connections.wait()).await.is_err() {
+        debug!("closed connections with requests under way");
+    }
+}
+
+fn too_many(limit: Limit) -> ApiError {
+    ApiError::overloaded(match limit {
+        Limit::ConnectionsPerAddress => "too many connections are open from this address",
+        _ => "too many connections are open",
+    })
+}
+
+/// Says why, and closes once that was read; closing earlier would take the answer away with it.
+async fn turn_away(mut stream: TcpStream, error: &ApiError) {
+    let farewell = async {
+        stream.write_all(&error.to_bytes()).await?;
+        stream.shutdown().await?;
+        let mut unread = [0; 1024];
+        while stream.read(&mut unread).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // Whether anybody reads it is not this node's affair.
+    let _ = timeout(FAREWELL_TIMEOUT, farewell).await;
+}
+
+async fn serve(stream: TcpStream, from: SocketAddr, door: Door, edge: Edge, router: axum::Router) {
+    // Fails on a connection that is already gone, which the first read then says.
+    let _ = stream.set_nodelay(true);
+    let Some(stream) = secured(stream, &edge).await else { return };
+    let metrics = edge.node.metrics().clone();
+    let watch = Watch::new(&edge.config.limits, metrics);
+    let service = service_fn(|request| {
+        watch.begin();
+        let answering = super::answer(&edge, &router, from.ip(), request);
+        let watch = &watch;
+        async move {
+            let answered = answering.await;
+            watch.end();
+            answered
+        }
+    });
+    let io = TokioIo::new(Watched::new(stream, watch.clone()));
+    let connection = parser(&edge.config.limits).serve_connection(io, service).with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let served = loop {
+        tokio::select! {
+            biased;
+            served = connection.as_mut() => break served,
+            () = edge.stopping.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                break connection.await;
+            }
+            () = sleep_until(watch.look_at()) => watch.look(),
+        }
+    };
+    drop(door);
+    if let Err(error) = served {
+        debug!(%error, "a connection ended early");
+    }
+}
+
+fn parser(limits: &Limits) -> http1::Builder {
+    let mut parser = http1::Builder::new();
+    parser
+        .max_buf_size(limits.head_bytes)
+        .pipeline_flush(true)
+        // A client may close its side as soon as it has asked, as `nc -N` does; it is answered all the same.
+        .half_close(true);
+    if limits.headers != HEADERS_ON_STACK {
+        parser.max_headers(limits.headers);
+    }
+    parser
+}
+
+/// The connection under TLS, if that is spoken here.
+async fn secured(mut stream: TcpStream, edge: &Edge) -> Option<Stream> {
+    let Some(tls) = &edge.tls else { return Some(Stream::Plain(stream)) };
+    let patience = edge.config.limits.head_timeout;
+    match timeout(patience, first_byte(&mut stream)).await {
+        Ok(Ok(Some(security::FIRST_BYTE))) => {}
+        Ok(Ok(Some(_))) => {
+            edge.node.metrics().refuse(Limit::NotTls);
+            let error = ApiError::invalid("this port speaks TLS: use https://");
+            turn_away(stream, &error).await;
+            return None;
+        }
+        _ => return None,
+    }
+    match timeout(patience, tls.accept(stream)).await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            edge.node.metrics().refuse(Limit::NotTls);
+            debug!(%error, "a TLS handshake failed");
+            None
+        }
+        Err(_) => {
+            edge.node.metrics().refuse(Limit::HeadTime);
+            None
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Bounds on what strangers can make big, many or slow.
+//!
+//! Counts, and says no; what a refusal looks like is in `error`. Invariant: what was admitted is counted until its guard is
+//! dropped.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::telemetry::{Limit, Metrics};
+
+/// Connections beyond the limit that members get, so that nobody can keep members from each other by opening many.
+const RESERVED_FOR_MEMBERS: usize = 256;
+
+/// The bounds. Each has a flag of `shoal node`.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of a request's line and headers. At least 8 KiB, or the parser refuses it.
+    pub head_bytes: usize,
+    /// Headers of a request.
+    pub headers: usize,
+    /// From the first byte of a request to the end of its headers.
+    pub head_timeout: Duration,
+    /// From there to the end of its body.
+    pub body_timeout: Duration,
+    /// Without a request.
+    pub idle_timeout: Duration,
+    /// Bytes of all bodies that are arriving, together.
+    pub body_memory_bytes: usize,
+    /// Open at a time, links not counted.
+    pub connections: usize,
+    /// The same of one address.
+    pub connections_per_address: usize,
+    /// Requests under way.
+    pub requests: usize,
+    /// Streams of events.
+    pub event_streams: usize,
+    /// Operations of a batch.
+    pub batch_operations: usize,
+}
+
+/// A number of things at a time. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Gauge(Arc<AtomicUsize>);
+
+/// Some of the things that a [`Gauge`] counts.
+#[derive(Debug)]
+pub(super) struct Held {
+    gauge: Gauge,
+    amount: usize,
+}
+
+impl Gauge {
+    /// `amount` more, if there are at most `max` then.
+    pub(super) fn hold(&self, amount: usize, max: usize) -> Option<Held> {
+        let mut held = Held { gauge: self.clone(), amount: 0 };
+        held.grow(amount, max).then_some(held)
+    }
+}
+
+impl Held {
+    /// The same of what is held already. False, and nothing changed, if that would be too many.
+    pub(super) fn grow(&mut self, amount: usize, max: usize) -> bool {
+        let before = self.gauge.0.fetch_add(amount, Ordering::Relaxed);
+        let fits = before + amount <= max;
+        if fits {
+            self.amount += amount;
+        } else {
+            self.gauge.0.fetch_sub(amount, Ordering::Relaxed);
+        }
+        fits
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.gauge.0.fetch_sub(self.amount, Ordering::Relaxed);
+    }
+}
+
+/// Counts the open connections.
+#[derive(Clone)]
+pub(super) struct Doors(Arc<Inner>);
+
+struct Inner {
+    total_max: usize,
+    per_address_max: usize,
+    metrics: Arc<Metrics>,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    total: usize,
+    by_address: BTreeMap<IpAddr, usize>,
+}
+
+/// An open connection.
+pub(super) struct Door {
+    doors: Doors,
+    address: IpAddr,
+}
+
+impl Doors {
+    pub(super) fn new(limits: &Limits, metrics: Arc<Metrics>) -> Doors {
+        Doors(Arc::new(Inner {
+            total_max: limits.connections,
+            per_address_max: limits.connections_per_address,
+            metrics,
+            open: Mutex::default(),
+        }))
+    }
+
+    /// One more connection from there.
+    pub(super) fn enter(&self, from: IpAddr, is_member: bool) -> Result<Door, Limit> {
+        let address = group(from);
+        let reserve = if is_member { RESERVED_FOR_MEMBERS } else { 0 };
+        let mut open = self.0.open.lock();
+        let here = open.by_address.get(&address).copied().unwrap_or_default();
+        if open.total >= self.0.total_max + reserve {
+            return Err(Limit::Connections);
+        }
+        if here >= self.0.per_address_max + reserve {
+            return Err(Limit::ConnectionsPerAddress);
+        }
+        open.total += 1;
+        open.by_address.insert(address, here + 1);
+        self.0.metrics.set_connections(open.total);
+        Ok(Door { doors: self.clone(), address })
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        let mut open = self.doors.0.open.lock();
+        open.total -= 1;
+        self.doors.0.metrics.set_connections(open.total);
+        match open.by_address.get_mut(&self.address) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(open.by_address.remove(&self.address)),
+        }
+    }
+}
+
+/// Addresses that count as one: of IPv6 a whole /64, which is what one customer has.
+fn group(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6([a, b, c, d, 0, 0, 0, 0].into())
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::NodeId;
+
+    fn doors(total: usize, per_address: usize) -> Doors {
+        let metrics = Metrics::new(&NodeId::parse("test").unwrap());
+        Doors(Arc::new(Inner {
+            total_max: total,
+            per_address_max: per_address,
+            metrics,
+            open: Mutex::default(),
+        }))
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn connections_are_counted_in_all_and_by_address_until_they_close() {
+        let doors = doors(3, 2);
+        let first = doors.enter(ip("10.0.0.1"), false).ok().unwrap();
+        let _second = doors.enter(ip("::ffff:10.0.0.1"), false).ok().unwrap();
+        assert_eq!(doors.enter(ip("10.0.0.1"), false).err(), Some(Limit::ConnectionsPerAddress));
+        let _third = doors.enter(ip("10.0.0.2"), false).ok().unwrap();
+        assert_eq!(doors.enter(ip("10.0.0.3"), false).err(), Some(Limit::Connections));
+        assert!(doors.enter(ip("10.0.0.3"), true).is_ok(), "a member gets in");
+        drop(first);
+        assert!(doors.enter(ip("10.0.0.1"), false).is_ok());
+    }
+
+    #[test]
+    fn all_addresses_of_an_ipv6_customer_are_one() {
+        let doors = doors(10, 1);
+        let _first = doors.enter(ip("2001:db8:1:2::1"), false).ok().unwrap();
+        assert!(doors.enter(ip("2001:db8:1:2:ffff::2"), false).is_err());
+        assert!(doors.enter(ip("2001:db8:1:3::1"), false).is_ok());
+    }
+
+    #[test]
+    fn what_is_held_is_given_back() {
+        let gauge = Gauge::default();
+        let mut held = gauge.hold(3, 4).unwrap();
+        assert!(gauge.hold(2, 4).is_none());
+        assert!(held.grow(1, 4) && !held.grow(1, 4));
+        drop(held);
+        assert!(gauge.hold(4, 4).is_some());
+    }
+}

@@ -1,0 +1,208 @@
+//! A connection under watch: how long it may be idle or send a head, and what is said when the HTTP parser gives up.
+//!
+//! hyper closes a slow connection without a word and answers a broken request with an empty body; here both get the error
+//! that everything else gets. Invariant: bytes pass unchanged, unless they are the parser's own answer.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::StatusCode;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use super::error::ApiError;
+use super::limits::Limits;
+use crate::security::Stream;
+use crate::telemetry::{Limit, Metrics};
+
+/// What a connection is doing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing of the next request has arrived.
+    Idle,
+    /// Its head is arriving.
+    Head,
+    /// It is being served.
+    Busy,
+    /// The time was up.
+    Expired,
+}
+
+const PHASES: [Phase; 4] = [Phase::Idle, Phase::Head, Phase::Busy, Phase::Expired];
+
+/// What the connection's task and its stream know of each other.
+pub(super) struct Watch {
+    started: Instant,
+    phase: AtomicU8,
+    /// When the phase began, in microseconds after the start.
+    since_us: AtomicU64,
+    head_timeout: Duration,
+    idle_timeout: Duration,
+    metrics: Arc<Metrics>,
+}
+
+impl Watch {
+    pub(super) fn new(limits: &Limits, metrics: Arc<Metrics>) -> Arc<Watch> {
+        Arc::new(Watch {
+            started: Instant::now(),
+            phase: AtomicU8::new(Phase::Idle as u8),
+            since_us: AtomicU64::new(0),
+            head_timeout: limits.head_timeout,
+            idle_timeout: limits.idle_timeout,
+            metrics,
+        })
+    }
+
+    /// A request is being served from here on.
+    pub(super) fn begin(&self) {
+        self.phase.store(Phase::Busy as u8, Ordering::Relaxed);
+    }
+
+    /// Its answer is ready.
+    pub(super) fn end(&self) {
+        self.enter(Phase::Idle);
+    }
+
+    /// When to look again.
+    pub(super) fn look_at(&self) -> Instant {
+        // A phase may begin right now and end this much later.
+        Instant::now() + self.head_timeout.min(self.idle_timeout) / 4
+    }
+
+    /// Notices that the time is up; the stream ends when it is next read.
+    pub(super) fn look(&self) {
+        let since = self.started + Duration::from_micros(self.since_us.load(Ordering::Relaxed));
+        let limit = match self.phase() {
+            Phase::Idle if since.elapsed() >= self.idle_timeout => Limit::Idle,
+            Phase::Head if since.elapsed() >= self.head_timeout => Limit::HeadTime,
+            _ => return,
+        };
+        self.metrics.refuse(limit);
+        // The stream tells the two apart by this.
+        self.since_us.store(if limit == Limit::HeadTime { 1 } else { 0 }, Ordering::Relaxed);
+        self.phase.store(Phase::Expired as u8, Ordering::Relaxed);
+    }
+
+    fn phase(&self) -> Phase {
+        PHASES[usize::from(self.phase.load(Ordering::Relaxed))]
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.since_us.store(self.started.elapsed().as_micros() as u64, Ordering::Relaxed);
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+}
+
+/// A stream that tells its watch what passes.
+pub(super) struct Watched {
+    stream: Stream,
+    watch: Arc<Watch>,
+}
+
+impl Watched {
+    pub(super) fn new(stream: Stream, watch: Arc<Watch>) -> Watched {
+        Watched { stream, watch }
+    }
+
+    /// What it watched.
+    pub(super) fn into_inner(self) -> Stream {
+        self.stream
+    }
+
+    /// The answer instead of the parser's own, if these bytes are that.
+    fn replacement(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        if !bytes.starts_with(b"HTTP/1.1 4") || !is_empty_answer(bytes) {
+            return None;
+        }
+        let status = std::str::from_utf8(bytes.get(9..12)?).ok()?.parse().ok()?;
+        let (limit, error) = match StatusCode::from_u16(status).ok()? {
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => (Limit::HeadSize, ApiError::head_too_large()),
+            StatusCode::URI_TOO_LONG => (Limit::HeadSize, ApiError::target_too_long()),
+            StatusCode::BAD_REQUEST => {
+                (Limit::Malformed, ApiError::invalid("this is not a well-formed HTTP/1.1 request"))
+            }
+            _ => return None,
+        };
+        self.watch.metrics.refuse(limit);
+        Some(error.to_bytes())
+    }
+}
+
+/// All answers of ours have a body.
+fn is_empty_answer(bytes: &[u8]) -> bool {
+    let head_end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+    head_end.is_some_and(|end| {
+        let head = &bytes[..end + 2];
+        let has = |field: &[u8]| head.windows(field.len()).any(|part| part.eq_ignore_ascii_case(field));
+        has(b"\r\ncontent-length: 0\r\n") && !has(b"\r\ncontent-type:")
+    })
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.watch.phase() == Phase::Expired {
+            let is_slow_head = self.watch.since_us.swap(0, Ordering::Relaxed) == 1;
+            if is_slow_head {
+                let answer = ApiError::timeout("the headers of the request").to_bytes();
+                // Best effort: who is slow to send may not take anything either.
+                let _ = Pin::new(&mut self.stream).poll_write(cx, &answer);
+                let _ = Pin::new(&mut self.stream).poll_flush(cx);
+            }
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before && self.watch.phase() == Phase::Idle {
+            self.watch.enter(Phase::Head);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.watch.phase() {
+            Phase::Expired => return Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Phase::Idle => self.watch.enter(Phase::Idle),
+            Phase::Head | Phase::Busy => {}
+        }
+        if let Some(answer) = self.replacement(bytes) {
+            // It is short, and the connection ends with it.
+            let _ = Pin::new(&mut self.stream).poll_write(cx, &answer);
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match slices {
+            [one] => self.poll_write(cx, one),
+            _ if self.watch.phase() == Phase::Expired => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            _ => Pin::new(&mut self.stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
