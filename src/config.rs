@@ -2,6 +2,8 @@
 //!
 //! Every error names the flag, what was given, and what is accepted.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod limits;
 mod security;
 mod units;

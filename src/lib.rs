@@ -31,6 +31,8 @@
 pub mod cli;
 pub mod client;
 pub mod config;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod gossip;
 pub mod http;
 pub mod link;

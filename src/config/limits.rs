@@ -13,8 +13,6 @@ const TIMEOUT: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3600
 /// What the HTTP parser takes at least, and what would let every connection hold too much.
 const HEAD_BYTES: [usize; 2] = [8 << 10, 1 << 20];
 const BODY_MEMORY_BYTES: [usize; 2] = [1 << 20, 1 << 40];
-/// A batch travels as one frame, which is made for this many.
-const BATCH_MAX: usize = 1000;
 
 /// Limits of the HTTP edge.
 #[derive(Args, Clone, Debug)]
@@ -80,7 +78,11 @@ impl LimitArgs {
             )?,
             requests: count("max-requests", &self.max_requests, 1..=MILLION)?,
             event_streams: count("max-event-streams", &self.max_event_streams, 0..=100_000)?,
-            batch_operations: count("max-batch-size", &self.max_batch_size, 1..=BATCH_MAX)?,
+            batch_operations: count(
+                "max-batch-size",
+                &self.max_batch_size,
+                1..=crate::http::BATCH_OPERATIONS_MAX,
+            )?,
         })
     }
 }

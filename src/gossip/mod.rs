@@ -9,6 +9,8 @@ mod codec;
 mod driver;
 mod envelope;
 mod farewell;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod identity;
 mod machine;
 #[cfg(test)]

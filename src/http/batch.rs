@@ -1,15 +1,17 @@
 //! Many operations in one request.
 
+use std::fmt;
 use std::time::Instant;
 
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use hyper::StatusCode;
-use serde::Deserialize;
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::auth::Pass;
 use super::error::ApiError;
-use super::request::{self, JsonValue};
+use super::request::{self, JsonTtl, JsonValue};
 use super::{Edge, condition, reply};
 use crate::link::BATCH_BYTES_MAX;
 use crate::model::{Condition, Key};
@@ -17,12 +19,49 @@ use crate::node::Operation;
 use crate::security::Right;
 use crate::telemetry::{self, Limit, Route};
 
+/// The most operations that a batch may ever have.
+pub(crate) const OPERATIONS_MAX: usize = 1000;
 /// The longest body: half of what travels as one frame, with its escapes.
 pub(super) const BODY_BYTES_MAX: usize = request::json_bytes_max(BATCH_BYTES_MAX / 2);
 
 #[derive(Deserialize)]
 struct Batch {
-    operations: Vec<Item>,
+    operations: Items,
+}
+
+/// As many as may be done, and how many there are: a body can hold a million small ones.
+struct Items {
+    first: Vec<Item>,
+    count: usize,
+}
+
+impl<'de> Deserialize<'de> for Items {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Items, D::Error> {
+        struct Taken;
+        impl<'de> Visitor<'de> for Taken {
+            type Value = Items;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("an array of operations")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Items, A::Error> {
+                let mut first = Vec::new();
+                while first.len() < OPERATIONS_MAX {
+                    match items.next_element()? {
+                        Some(item) => first.push(item),
+                        None => return Ok(Items { count: first.len(), first }),
+                    }
+                }
+                let mut count = first.len();
+                while items.next_element::<IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                Ok(Items { first, count })
+            }
+        }
+        deserializer.deserialize_seq(Taken)
+    }
 }
 
 #[derive(Deserialize)]
@@ -31,8 +70,9 @@ struct Item {
     key: String,
     if_match: Option<String>,
     if_none_match: Option<String>,
-    #[serde(flatten)]
-    value: JsonValue,
+    value: Option<String>,
+    ttl: Option<JsonTtl>,
+    encoding: Option<String>,
 }
 
 /// `POST /api/v1/batch`
@@ -44,14 +84,12 @@ pub(super) async fn serve(
     let started = Instant::now();
     let (head, body) = request.into_parts();
     let body = edge.intake().read(&head.headers, body, BODY_BYTES_MAX).await?;
-    let batch: Batch = request::parse_json(&body, "{\"operations\": [{\"op\", \"key\", …}, …]}")?;
-    let (count, most) = (batch.operations.len(), edge.config.limits.batch_operations);
+    let (parsed, count) = parse_body(&body, edge.config.value_bytes_max, &pass)?;
+    let most = edge.config.limits.batch_operations;
     if count > most {
         edge.node.metrics().refuse(Limit::BatchSize);
         return Err(ApiError::too_large(format!("{count} operations, at most {most} are accepted")));
     }
-    let bytes_max = edge.config.value_bytes_max;
-    let parsed: Vec<_> = batch.operations.into_iter().map(|item| parse(item, bytes_max, &pass)).collect();
     let valid: Vec<Operation> = parsed.iter().filter_map(|one| one.as_ref().ok().cloned()).collect();
     let mut done = edge.node.perform_all(valid).await.into_iter();
     let now_ms = edge.node.now_ms();
@@ -79,17 +117,32 @@ pub(super) async fn serve(
     Ok(reply::json(StatusCode::OK, out).into_response())
 }
 
+/// The first operations in a body, each by itself as it should be or not, and how many there are.
+pub(super) fn parse_body(
+    body: &[u8],
+    bytes_max: usize,
+    pass: &Pass,
+) -> Result<(Vec<Result<Operation, ApiError>>, usize), ApiError> {
+    let batch: Batch = request::parse_json(body, "{\"operations\": [{\"op\", \"key\", …}, …]}")?;
+    let Items { first, count } = batch.operations;
+    Ok((first.into_iter().map(|item| parse(item, bytes_max, pass)).collect(), count))
+}
+
 fn parse(item: Item, bytes_max: usize, pass: &Pass) -> Result<Operation, ApiError> {
-    let key = Key::parse(item.key).map_err(|error| ApiError::invalid(error.to_string()))?;
-    let condition = condition::of_item(item.if_match.as_deref(), item.if_none_match.as_deref())?;
-    pass.check(if item.op == "get" { Right::Read } else { Right::Write }, &key)?;
-    match item.op.as_str() {
+    let Item { op, key, if_match, if_none_match, value, ttl, encoding } = item;
+    let key = Key::parse(key).map_err(|error| ApiError::invalid(error.to_string()))?;
+    let condition = condition::of_item(if_match.as_deref(), if_none_match.as_deref())?;
+    pass.check(if op == "get" { Right::Read } else { Right::Write }, &key)?;
+    match op.as_str() {
         "get" if condition != Condition::Always => {
             Err(ApiError::invalid("\"if_match\" and \"if_none_match\" go with \"put\" and \"delete\""))
         }
         "get" => Ok(Operation::Get(key)),
         "delete" => Ok(Operation::Delete(key, condition)),
-        "put" => Ok(Operation::Put(key, item.value.into_value(bytes_max)?, condition)),
+        "put" => {
+            let value = JsonValue { value, ttl, encoding }.into_value(bytes_max)?;
+            Ok(Operation::Put(key, value, condition))
+        }
         other => {
             Err(ApiError::invalid(format!("\"op\" is {other:?}; it must be \"get\", \"put\" or \"delete\"")))
         }

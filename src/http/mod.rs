@@ -12,6 +12,8 @@ mod condition;
 mod connection;
 mod error;
 mod events;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod internal;
 mod limits;
 mod reply;
@@ -34,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
 use self::auth::{Gate, Pass};
+pub(crate) use self::batch::OPERATIONS_MAX as BATCH_OPERATIONS_MAX;
 use self::cache::Reach;
 use self::error::ApiError;
 use self::limits::Gauge;

@@ -1,5 +1,6 @@
 //! Reading requests: keys from paths, values and their TTL from bodies, each bounded and each with its own error.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use hyper::HeaderMap;
 use hyper::body::Body;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use percent_encoding::percent_decode_str;
-use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::error::ApiError;
 use super::limits::{Gauge, Held};
@@ -44,7 +46,7 @@ pub(super) async fn new_value<B>(
 ) -> Result<NewValue, ApiError>
 where
     B: Body<Data = Bytes> + Unpin,
-    B::Error: std::fmt::Display,
+    B::Error: fmt::Display,
 {
     match content_type(headers)? {
         Some("application/json") => {
@@ -79,9 +81,59 @@ pub(super) fn content_type(headers: &HeaderMap) -> Result<Option<&str>, ApiError
 
 #[derive(Deserialize)]
 pub(super) struct JsonValue {
-    value: Option<String>,
-    ttl: Option<serde_json::Value>,
-    encoding: Option<String>,
+    pub(super) value: Option<String>,
+    pub(super) ttl: Option<JsonTtl>,
+    pub(super) encoding: Option<String>,
+}
+
+/// What stands for a TTL. Anything else than a number or null is not kept, however long it is.
+pub(super) enum JsonTtl {
+    Seconds(f64),
+    Other(String),
+}
+
+impl<'de> Deserialize<'de> for JsonTtl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<JsonTtl, D::Error> {
+        struct Taken;
+        impl<'de> Visitor<'de> for Taken {
+            type Value = JsonTtl;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a number of seconds")
+            }
+
+            fn visit_f64<E>(self, seconds: f64) -> Result<JsonTtl, E> {
+                Ok(JsonTtl::Seconds(seconds))
+            }
+
+            fn visit_u64<E>(self, seconds: u64) -> Result<JsonTtl, E> {
+                Ok(JsonTtl::Seconds(seconds as f64))
+            }
+
+            fn visit_i64<E>(self, seconds: i64) -> Result<JsonTtl, E> {
+                Ok(JsonTtl::Seconds(seconds as f64))
+            }
+
+            fn visit_bool<E>(self, value: bool) -> Result<JsonTtl, E> {
+                Ok(JsonTtl::Other(value.to_string()))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<JsonTtl, E> {
+                Ok(JsonTtl::Other(format!("{:?}", text.chars().take(40).collect::<String>())))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<JsonTtl, A::Error> {
+                while items.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(JsonTtl::Other("an array".into()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<JsonTtl, A::Error> {
+                while fields.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(JsonTtl::Other("an object".into()))
+            }
+        }
+        deserializer.deserialize_any(Taken)
+    }
 }
 
 impl JsonValue {
@@ -107,10 +159,9 @@ impl JsonValue {
         // A value that came as base64 is octets; only a string is text.
         let content_type = self.encoding.map(|_| Arc::from(OCTETS));
         let ttl = match self.ttl {
-            None | Some(serde_json::Value::Null) => None,
-            Some(ttl) => {
-                Some(seconds(ttl.as_f64().ok_or_else(|| bad_ttl(&ttl.to_string()))?, &ttl.to_string())?)
-            }
+            None => None,
+            Some(JsonTtl::Seconds(ttl)) => Some(seconds(ttl, &ttl.to_string())?),
+            Some(JsonTtl::Other(text)) => return Err(bad_ttl(&text)),
         };
         Ok(NewValue { value, content_type, ttl })
     }
@@ -128,7 +179,8 @@ pub(super) fn parse_json<T: serde::de::DeserializeOwned>(body: &[u8], expected: 
     })
 }
 
-fn query_ttl(query: Option<&str>) -> Result<Option<Duration>, ApiError> {
+/// The TTL in a query.
+pub(super) fn query_ttl(query: Option<&str>) -> Result<Option<Duration>, ApiError> {
     match query {
         None | Some("") => Ok(None),
         Some(query) => match query.split_once('=') {
@@ -192,7 +244,7 @@ impl Intake<'_> {
     ) -> Result<Bytes, ApiError>
     where
         B: Body<Data = Bytes> + Unpin,
-        B::Error: std::fmt::Display,
+        B::Error: fmt::Display,
     {
         let announced =
             headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
@@ -217,7 +269,7 @@ impl Intake<'_> {
     ) -> Result<Bytes, ApiError>
     where
         B: Body<Data = Bytes> + Unpin,
-        B::Error: std::fmt::Display,
+        B::Error: fmt::Display,
     {
         let mut first: Option<Bytes> = None;
         let mut rest = BytesMut::new();

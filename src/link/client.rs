@@ -357,7 +357,7 @@ async fn read_reason(stream: &mut Stream, mut body: BytesMut, head: &str) -> Opt
     Some(error.get("message")?.as_str()?.to_string())
 }
 
-fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     let fields = head.lines().skip(1).filter_map(|line| line.split_once(':'));
     fields.filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
 }

@@ -317,6 +317,22 @@ impl Node {
     }
 }
 
+/// Reads everything that a request from a link has in it.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_request(request: Request, mut value: bytes::Bytes) {
+    match request {
+        Request::One { operation, .. } => drop(Operation::from_wire(operation, &mut value)),
+        Request::Many { operations, .. } => {
+            operations.into_iter().for_each(|one| drop(Operation::from_wire(one, &mut value)));
+        }
+        Request::Copy(heads) | Request::Sync(heads) => {
+            heads.into_iter().for_each(|head| drop(operation::record_from_wire(head, &mut value)));
+        }
+        Request::Peek { key, .. } => drop(operation::parse(key)),
+        _ => {}
+    }
+}
+
 impl Service for Node {
     fn call(&self, request: Request, value: bytes::Bytes, deadline: Instant) -> Answer {
         serve::call(self, request, value, deadline)

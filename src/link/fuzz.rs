@@ -1,0 +1,78 @@
+//! Frames and handshakes as functions of bytes; see [`crate::fuzzing`].
+
+use bytes::{Bytes, BytesMut};
+
+use super::client::header;
+use super::frame;
+use super::message::{Claim, Operation, Reply, Request};
+use super::{Lane, LinkConfig, answer};
+use crate::gossip::live_identities;
+use crate::model::SlotSet;
+
+const BYTES_MAX: usize = 1 << 16;
+
+/// Frames in either direction, the lists and sets that travel as values, and the header fields of an upgrade.
+pub(crate) fn link(bytes: &[u8]) {
+    let mut buffer = BytesMut::from(bytes);
+    while let Ok(Some(request)) = frame::decode::<Request>(&mut buffer, BYTES_MAX) {
+        crate::node::fuzz_request(request.head, request.value);
+    }
+    let mut buffer = BytesMut::from(bytes);
+    while let Ok(Some(reply)) = frame::decode::<Reply>(&mut buffer, BYTES_MAX) {
+        // What fits is written as it was read.
+        let mut again = BytesMut::new();
+        assert!(frame::encode(
+            &mut again,
+            reply.id,
+            reply.deadline_ms,
+            &reply.head,
+            std::slice::from_ref(&reply.value)
+        ));
+        let read = frame::decode::<Reply>(&mut again, usize::MAX).expect("a frame").expect("a whole one");
+        assert_eq!((read.id, &read.head, &read.value), (reply.id, &reply.head, &reply.value));
+    }
+    // Whether they can be read does not matter here.
+    let _ = SlotSet::from_bytes(bytes);
+    let _ = live_identities(bytes);
+    let head = String::from_utf8_lossy(bytes);
+    let config =
+        LinkConfig { cluster: "fuzz".into(), keyring: None, tls: None, value_bytes_max: 1 << 20, seed: 1 };
+    let _ = answer(&config, Lane::Requests, |name| header(&head, name));
+}
+
+/// What is worth changing a little.
+pub(crate) fn corpus() -> Vec<Vec<u8>> {
+    let claim =
+        Claim { ring: "00000000000000ff".parse().expect("a fingerprint"), settled_at_ms: Some(7), clock: 9 };
+    let get = Operation::Get { key: "key".into() };
+    let put = Operation::Put {
+        key: "{tag}key".into(),
+        condition: crate::model::Condition::Always,
+        ttl_ms: Some(1000),
+        content_type: Some("text/plain".into()),
+        value_bytes: 5,
+    };
+    let requests = [
+        Request::One { operation: get.clone(), claim },
+        Request::One { operation: put.clone(), claim },
+        Request::Many { operations: vec![get, put], claim },
+        Request::Members,
+        Request::Ping { clock: 1 },
+    ];
+    let mut corpus: Vec<Vec<u8>> = Vec::new();
+    for (id, request) in requests.iter().enumerate() {
+        let mut frame = BytesMut::new();
+        frame::encode(&mut frame, id as u32, 1000, request, &[Bytes::from_static(b"value")]);
+        corpus.push(frame.to_vec());
+    }
+    corpus.push(corpus.concat());
+    for reply in [Reply::Members, Reply::CalledBack(Some("why".into())), Reply::Leaving] {
+        let mut frame = BytesMut::new();
+        frame::encode(&mut frame, 1, 0, &reply, &[Bytes::from_static(b"value")]);
+        corpus.push(frame.to_vec());
+    }
+    corpus.push(SlotSet::full().to_bytes());
+    corpus
+        .push(b"GET /internal/link HTTP/1.1\r\nshoal-cluster: fuzz\r\nshoal-key: 00ff00ff\r\n\r\n".to_vec());
+    corpus
+}
