@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help build demo test fmt lint unit simulate prove doc bench bench-detect bench-failure bench-memory clean
+.PHONY: help build demo test fmt lint deny unit simulate prove fuzz doc bench bench-detect bench-failure bench-memory clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
@@ -13,7 +13,7 @@ build: ## Build the optimised binary, target/release/shoal
 demo: build ## Run three nodes on this machine, with lines to try
 	./target/release/shoal demo
 
-test: fmt lint unit simulate doc ## Everything that must pass
+test: fmt lint deny unit simulate doc ## Everything that must pass
 
 fmt: ## Check the format
 	$(CARGO) fmt --check
@@ -21,6 +21,11 @@ fmt: ## Check the format
 lint: ## Clippy, warnings denied, with and without the simulated network
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --lib --test simulation --features sim -- -D warnings
+
+deny: ## Licences, sources and bans of all crates that are built on
+	@if $(CARGO) deny --version >/dev/null 2>&1; \
+	then $(CARGO) deny check bans licenses sources; \
+	else echo "cargo-deny is not installed: licences, sources and bans of crates are NOT checked (cargo install --locked cargo-deny)"; fi
 
 unit: ## Unit, property, system and documentation tests
 	$(CARGO) test --locked
@@ -39,6 +44,14 @@ prove: simulate ## Break the node on purpose, in four ways, and see that the sim
 	  then echo "  NOT FOUND"; exit 1; \
 	  elif ! grep -aE "^[0-9]+ seeds in" -A4 target/prove-$$fault.log; \
 	  then tail -20 target/prove-$$fault.log; exit 1; fi; \
+	done
+
+FUZZ := gossip link batch request config
+
+fuzz: ## Ten minutes of fuzzing for each of what strangers can send; needs a nightly compiler and cargo-fuzz. TARGETS="gossip link" for some
+	$(CARGO) +nightly run --release --manifest-path tests/fuzz/Cargo.toml --bin corpus -- tests/fuzz/corpus
+	for target in $(or $(TARGETS),$(FUZZ)); do \
+	  $(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz $$target -- -max_total_time=$(or $(SECONDS_EACH),600) -max_len=16384 || exit 1; \
 	done
 
 doc: ## The API documentation, without warnings

@@ -140,7 +140,6 @@ fn parser(limits: &Limits) -> http1::Builder {
     let mut parser = http1::Builder::new();
     parser
         .max_buf_size(limits.head_bytes)
-        .pipeline_flush(true)
         // A client may close its side as soon as it has asked, as `nc -N` does; it is answered all the same.
         .half_close(true);
     if limits.headers != HEADERS_ON_STACK {

@@ -3,11 +3,13 @@
 //! [`cluster`] starts, kills, freezes and watches nodes; [`http`] talks to them without forgiving anything.
 //! Every wait has a deadline, and a sleep stands only where the scenario is a duration.
 
+mod access;
 mod cluster;
 mod command_line;
 mod conditional;
 mod events;
 mod failures;
+mod files;
 mod formation;
 mod http;
 mod interface;
@@ -19,7 +21,9 @@ mod process;
 mod proxy;
 mod refusals;
 mod replication;
+mod secret;
 mod split;
+mod strangers;
 
 use parking_lot::{Mutex, MutexGuard};
 

@@ -23,6 +23,8 @@ struct Shared {
     cut: AtomicBool,
     deaf: AtomicBool,
     streams: Mutex<Vec<TcpStream>>,
+    captured: Mutex<Vec<Vec<u8>>>,
+    passed: Mutex<Vec<u8>>,
 }
 
 impl Proxy {
@@ -34,12 +36,24 @@ impl Proxy {
             cut: AtomicBool::new(false),
             deaf: AtomicBool::new(false),
             streams: Mutex::default(),
+            captured: Mutex::default(),
+            passed: Mutex::default(),
         });
         // These threads end with the test process: a listener cannot be woken to be told.
         let (for_tcp, for_udp) = (Arc::clone(&shared), Arc::clone(&shared));
         thread::spawn(move || for_tcp.forward_streams(&tcp));
         thread::spawn(move || for_udp.forward_datagrams(&udp));
         Proxy { address, shared }
+    }
+
+    /// The datagrams that have passed so far.
+    pub(crate) fn captured(&self) -> Vec<Vec<u8>> {
+        self.shared.captured.lock().clone()
+    }
+
+    /// All bytes that have passed over connections so far.
+    pub(crate) fn passed(&self) -> Vec<u8> {
+        self.shared.passed.lock().clone()
     }
 
     /// Nothing passes any more; what was connected is torn apart.
@@ -103,6 +117,7 @@ impl Shared {
         let mut datagram = [0; 2048];
         while let Ok((length, _)) = socket.recv_from(&mut datagram) {
             if !self.is_cut() {
+                self.captured.lock().push(datagram[..length].to_vec());
                 // Fails while the node is not there: the datagram is lost, as they are.
                 let _ = socket.send_to(&datagram[..length], self.to);
             }
@@ -115,6 +130,7 @@ impl Shared {
             while self.deaf.load(Ordering::SeqCst) {
                 thread::sleep(Duration::from_millis(10));
             }
+            self.passed.lock().extend_from_slice(&buffer[..length]);
             if into.write_all(&buffer[..length]).is_err() {
                 break;
             }

@@ -1,0 +1,149 @@
+//! Keys of clients, and the token of who runs the cluster.
+
+use serde_json::json;
+
+use crate::cluster::Cluster;
+use crate::files::{Folder, secret};
+use crate::node::Node;
+use crate::process::{PATIENCE, Signal, run};
+
+/// A client's line for the file, and what it has to show.
+fn issue(arguments: &[&str]) -> (String, String) {
+    let ended = run(&[&["key"], arguments].concat());
+    assert_eq!(ended.code, 0, "{}", ended.errors);
+    let shown = ended.errors.trim().rsplit(' ').next().expect("a key").to_string();
+    (format!("{}\n", ended.output), shown)
+}
+
+fn bearer(shown: &str) -> String {
+    format!("Bearer {shown}")
+}
+
+#[test]
+fn a_client_does_what_its_key_grants_and_nothing_else() {
+    let folder = Folder::new();
+    let (web_line, web) = issue(&["web"]);
+    let (report_line, report) = issue(&["report", "--rights", "read", "--prefix", "report/"]);
+    let file = folder.write("keys", &format!("# clients\n{web_line}{report_line}"));
+    assert!(!web_line.contains(web.rsplit('.').next().expect("its end")), "the file holds no key");
+    let cluster = Cluster::start_with(2, &["--api-keys-file", &file]);
+    let ask = |method: &str, path: &str, shown: &str, body: &[u8]| {
+        cluster[1].request(method, path, &[("authorization", &bearer(shown))], body)
+    };
+    for number in [1, 2] {
+        let path = format!("/api/v1/cache/report%2F{number}");
+        let answer = cluster[number].request("PUT", &path, &[("x-api-key", &web)], b"value");
+        assert_eq!(answer.status, 204);
+        assert_eq!(ask("GET", &path, &report, b"").status, 200);
+        assert!(ask("PUT", &path, &report, b"x").expect_error(403, "forbidden").contains("may not write"));
+        assert!(ask("DELETE", &path, &report, b"").expect_error(403, "forbidden").contains("may not write"));
+    }
+    let elsewhere = ask("GET", "/api/v1/cache/page%2F1", &report, b"").expect_error(403, "forbidden");
+    assert!(elsewhere.contains("report/"), "{elsewhere}");
+    assert_eq!(ask("HEAD", "/api/v1/cache/page%2F1", &report, b"").status, 403);
+    assert_eq!(ask("GET", "/api/v1/stats", &report, b"").status, 200);
+
+    // A batch is judged operation by operation.
+    let operations = json!({"operations": [
+        {"op": "get", "key": "report/1"}, {"op": "get", "key": "page/1"}, {"op": "put", "key": "report/1", "value": "x"},
+        {"op": "delete", "key": "report/1"},
+    ]});
+    let answer = ask("POST", "/api/v1/batch", &report, operations.to_string().as_bytes()).expect(200);
+    let statuses: Vec<_> =
+        answer["results"].as_array().expect("results").iter().map(|one| &one["status"]).collect();
+    assert_eq!(statuses, [200, 403, 403, 403], "{answer}");
+
+    for path in ["/api/v1/cache/report%2F1", "/api/v1/stats", "/api/v1/batch", "/api/v1/nothing", "/nothing"]
+    {
+        let answer = cluster[1].request("GET", path, &[], b"");
+        answer.expect_error(401, "unauthorized");
+        assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+    }
+    let unknown = format!("{}A", &web[..web.len() - 1]);
+    for wrong in ["", "web", "web.", &report_line, &unknown, &web.replace("web.", "report.")] {
+        ask("GET", "/api/v1/cache/report%2F1", wrong, b"").expect_error(401, "unauthorized");
+    }
+    for other in [format!("Basic {web}"), web.clone()] {
+        let answer = cluster[1].request("GET", "/api/v1/cache/report%2F1", &[("authorization", &other)], b"");
+        answer.expect_error(401, "unauthorized");
+    }
+    assert_eq!(cluster[1].get("/api/v1/health").status, 200);
+    assert_eq!(cluster[1].get("/admin/nodes").status, 200, "this is asked from the node's own machine");
+}
+
+#[test]
+fn keys_are_read_again_when_told_and_not_when_they_are_unusable() {
+    let folder = Folder::new();
+    let (old_line, old) = issue(&["old"]);
+    let (new_line, new) = issue(&["new"]);
+    let file = folder.write("keys", &old_line);
+    let mut cluster = Cluster::start_with(1, &["--api-keys-file", &file]);
+    let status = |cluster: &Cluster, shown: &str| {
+        cluster[1].request("GET", "/api/v1/stats", &[("x-api-key", shown)], b"").status
+    };
+    assert_eq!([status(&cluster, &old), status(&cluster, &new)], [200, 401]);
+    folder.write("keys", &format!("{new_line}and something else"));
+    cluster.node(1).process().signal(Signal::HUP);
+    cluster.wait_until("it complains", PATIENCE, || cluster[1].log().text().contains("nothing was changed"));
+    assert!(cluster[1].log().text().contains("line 2: "), "{}", cluster[1].log().tail(3));
+    assert_eq!([status(&cluster, &old), status(&cluster, &new)], [200, 401]);
+    folder.write("keys", &new_line);
+    cluster.node(1).process().signal(Signal::HUP);
+    cluster.wait_until("the new key is known", PATIENCE, || status(&cluster, &new) == 200);
+    assert_eq!(status(&cluster, &old), 401);
+    folder.set_mode("keys", 0o666);
+    let ended = run(&["node", "--listen", "127.0.0.1:0", "--api-keys-file", &file]);
+    assert!(ended.code == 2 && ended.errors.contains("chmod 644"), "{}", ended.errors);
+}
+
+/// An address of this machine that is not loopback; none where there is no network at all.
+fn outside() -> Option<std::net::IpAddr> {
+    // Nothing is sent: connecting a datagram socket only chooses the address.
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    Some(socket.local_addr().ok()?.ip()).filter(|address| !address.is_loopback() && !address.is_unspecified())
+}
+
+#[test]
+fn admin_is_for_this_machine_or_for_who_has_the_token() {
+    let folder = Folder::new();
+    let token = secret();
+    let file = folder.write("token", &format!("{token}\n"));
+    let node = Node::start("n1", &["--admin-token-file", &file]);
+    for path in
+        ["/admin/cluster", "/admin/nodes", "/admin/metrics", "/metrics", "/admin/locate/a", "/admin/events"]
+    {
+        let shown = |headers: &[(&str, &str)]| node.request("GET", path, headers, b"");
+        shown(&[]).expect_error(401, "unauthorized");
+        shown(&[("authorization", "Bearer something-else-entirely")]).expect_error(401, "unauthorized");
+        if path != "/admin/events" {
+            assert_eq!(shown(&[("authorization", &bearer(&token))]).status, 200, "{path}");
+        }
+    }
+    node.request("POST", "/admin/cluster/rebalance", &[], b"").expect_error(401, "unauthorized");
+    node.put("key", "the cache is open");
+    let nodes = ["nodes", "--node", &node.address.to_string()];
+    assert_eq!(run(&nodes).code, 1);
+    let ended = run(&[&nodes[..], &["--token-file", &file]].concat());
+    assert!(ended.code == 0 && ended.output.contains("n1"), "{} {}", ended.output, ended.errors);
+    folder.write("short", "1234");
+    let short = folder.path("short");
+    let ended =
+        run(&["node", "--listen", "127.0.0.1:0", "--admin-token-file", short.to_str().expect("a path")]);
+    assert!(ended.code == 2 && ended.errors.contains("at least 20"), "{}", ended.errors);
+}
+
+#[test]
+fn without_a_token_admin_is_refused_to_callers_from_elsewhere() {
+    let Some(address) = outside() else {
+        return eprintln!("this machine has no address but loopback: not shown here");
+    };
+    let listen = std::net::SocketAddr::new(address, crate::proxy::bind_both().2.port());
+    let node = Node::start_at("n1", listen, &["--insecure"]);
+    for path in ["/admin/cluster", "/admin/nodes", "/metrics", "/admin/events"] {
+        let message = node.get(path).expect_error(403, "forbidden");
+        assert!(message.contains("--admin-token-file"), "{message}");
+    }
+    node.request("POST", "/admin/cluster/rebalance", &[], b"").expect_error(403, "forbidden");
+    node.put("key", "the cache is open");
+}

@@ -1,0 +1,322 @@
+//! A cluster that has a secret, and those who do not have it: what they forge, replay and guess changes nothing.
+
+use std::io::Write;
+use std::net::UdpSocket;
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::cluster::Cluster;
+use crate::files::{Folder, secret};
+use crate::http;
+use crate::node::Node;
+use crate::process::{PATIENCE, Process, Signal, run};
+use crate::proxy::{Proxy, bind_both};
+
+/// A cluster whose nodes have the secret of this file.
+fn sealed(nodes: usize, file: &str) -> Cluster {
+    Cluster::start_with(nodes, &["--cluster-secret-file", file])
+}
+
+/// A figure of the node, from `/metrics`.
+fn metric(node: &Node, name: &str) -> u64 {
+    let text = node.get("/metrics").text();
+    let line =
+        text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {text}"));
+    line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
+}
+
+/// The header that `shoal proof` makes.
+fn proof(arguments: &[&str]) -> (String, String) {
+    let ended = run(&[&["proof"], arguments].concat());
+    assert_eq!(ended.code, 0, "{}", ended.errors);
+    let (name, value) = ended.output.trim().split_once(": ").expect("a header");
+    (name.into(), value.into())
+}
+
+#[test]
+fn a_node_that_others_could_reach_starts_only_with_a_secret_or_when_told_that_all_is_well() {
+    let folder = Folder::new();
+    let file = folder.write("secret", &secret());
+    let flags = ["node", "--listen", "0.0.0.0:0", "--advertise", "127.0.0.1:9"];
+    let refused = run(&flags);
+    assert_eq!(refused.code, 2);
+    for word in ["--listen", "--cluster-secret-file", "--insecure", "shoal secret"] {
+        assert!(refused.errors.contains(word), "{}", refused.errors);
+    }
+    for way_out in [&["--cluster-secret-file", &file][..], &["--insecure"]] {
+        let process = Process::spawn([&flags, way_out, &["--log-format", "json"]].concat());
+        let started = crate::process::poll(PATIENCE, || process.log().address().is_some());
+        assert!(started, "{}", process.log().tail(20));
+    }
+}
+
+#[test]
+fn a_secret_that_others_can_read_or_that_is_none_is_refused_and_not_repeated() {
+    let folder = Folder::new();
+    let text = secret();
+    let file = folder.write("secret", &text);
+    for mode in [0o644, 0o640, 0o604, 0o620] {
+        folder.set_mode("secret", mode);
+        let ended = run(&["node", "--listen", "127.0.0.1:0", "--cluster-secret-file", &file]);
+        assert_eq!(ended.code, 2, "{mode:o}");
+        assert!(ended.errors.contains("chmod 600") && ended.errors.contains(&file), "{}", ended.errors);
+    }
+    for (wrong, said) in
+        [("hunter2hunter2hunter2", "line 1 is not a secret"), ("", "there is no secret in it")]
+    {
+        let file = folder.write("wrong", wrong);
+        let ended = run(&["node", "--listen", "127.0.0.1:0", "--cluster-secret-file", &file]);
+        assert_eq!(ended.code, 2);
+        assert!(ended.errors.contains(said) && !ended.errors.contains("hunter2"), "{}", ended.errors);
+    }
+    let ended = run(&["node", "--cluster-secret-file", "/nowhere/secret"]);
+    assert!(ended.code == 2 && ended.errors.contains("/nowhere/secret cannot be read"), "{}", ended.errors);
+    assert_eq!(run(&["node", "--cluster-secret", &text]).code, 2, "there is no flag for the secret itself");
+}
+
+#[test]
+fn a_sealed_cluster_works_and_shows_its_secret_nowhere() {
+    let folder = Folder::new();
+    let text = secret();
+    let mut cluster = sealed(3, &folder.write("secret", &text));
+    cluster[1].put("key", "value");
+    assert!((1..=3).all(|number| cluster[number].value("key").as_deref() == Some("value")));
+    cluster.kill(3);
+    cluster.wait_until("the death is known", PATIENCE, || {
+        cluster.agrees_on(&[("n1", "healthy"), ("n2", "healthy"), ("n3", "unhealthy")])
+    });
+    cluster.restart(3);
+    cluster.wait_until("it is back", PATIENCE, || cluster.is_whole());
+    assert_eq!(cluster[3].value("key").as_deref(), Some("value"));
+    cluster.node(1).process().signal(Signal::HUP);
+    cluster.wait_until("it was read again", PATIENCE, || cluster[1].log().text().contains("were read again"));
+    let secret = text.rsplit('-').next().expect("its end");
+    for number in 1..=3 {
+        for path in ["/admin/cluster", "/admin/nodes", "/admin/metrics", "/metrics", "/api/v1/stats"] {
+            assert!(!cluster[number].get(path).text().contains(secret), "{path}");
+        }
+        assert!(!cluster[number].log().text().contains(secret));
+    }
+}
+
+#[test]
+fn nobody_crosses_over_from_another_secret_name_or_none() {
+    let folder = Folder::new();
+    let [ours, theirs] = ["ours", "theirs"].map(|name| folder.write(name, &secret()));
+    let cluster = sealed(2, &ours);
+    let seed = cluster[1].address.to_string();
+    let strangers = [
+        (vec!["--cluster-secret-file", &*theirs], "does not have the secret"),
+        (vec!["--cluster-secret-file", &*ours, "--cluster", "other"], "belongs to cluster"),
+        (vec![], "this cluster has a secret"),
+    ];
+    let strangers: Vec<_> = strangers
+        .into_iter()
+        .enumerate()
+        .map(|(index, (flags, reason))| {
+            let flags = [&["--join", &seed][..], &flags].concat();
+            (Node::start(&format!("x{index}"), &flags), reason)
+        })
+        .collect();
+    // From the inside, too: a member asks a stranger, who is asked for nothing he has.
+    let body = folder.write("join", &json!({"node_id": "x0", "address": strangers[0].0.address}).to_string());
+    let (name, value) =
+        proof(&["POST", "/internal/cluster/join", "--body", &body, "--cluster-secret-file", &ours]);
+    let text = std::fs::read(&body).expect("the body");
+    let greeted = cluster[1].request("POST", "/internal/cluster/join", &[(&name, &value)], &text);
+    greeted.expect_error(500, "add_node_error");
+    // A duration: so long nobody may cross over.
+    for _ in 0..60 {
+        sleep(Duration::from_millis(500));
+        assert!(cluster.is_whole());
+        for (stranger, _) in &strangers {
+            let view = stranger.view().expect("a view");
+            assert_eq!(view.statuses(), [(&*stranger.id, "healthy")], "{}", stranger.log().tail(5));
+        }
+    }
+    for (stranger, reason) in &strangers {
+        assert!(stranger.log().text().contains(reason), "{reason}: {}", stranger.log().tail(9));
+    }
+    assert!(cluster[1].log().text().contains("refused a link"), "{}", cluster[1].log().tail(9));
+}
+
+#[test]
+fn a_call_of_internal_takes_a_proof_that_is_good_for_it_alone() {
+    let folder = Folder::new();
+    let [ours, theirs] = ["ours", "theirs"].map(|name| folder.write(name, &secret()));
+    let cluster = sealed(1, &ours);
+    let path = "/internal/cache/key";
+    let put = |headers: &[(&str, &str)], body: &[u8]| cluster[1].request("PUT", path, headers, body);
+    let message = put(&[], b"value").expect_error(401, "unauthorized");
+    assert!(message.contains("shoal proof"), "{message}");
+    put(&[("shoal-proof", "v1 x")], b"value").expect_error(401, "unauthorized");
+    let body = folder.write("body", "value");
+    let prove = |method: &str, target: &str, file: &str| {
+        proof(&[method, target, "--body", &body, "--cluster-secret-file", file]).1
+    };
+    let wrong = [
+        prove("PUT", path, &theirs),
+        prove("GET", path, &ours),
+        prove("PUT", "/internal/cache/other", &ours),
+        prove("PUT", "/internal/cache/key?ttl=1", &ours),
+        proof(&["PUT", path, "--body", &body, "--cluster-secret-file", &ours, "--cluster", "other"]).1,
+        proof(&["PUT", path, "--cluster-secret-file", &ours]).1,
+    ];
+    for value in wrong {
+        put(&[("shoal-proof", &value)], b"value").expect_error(401, "unauthorized");
+    }
+    let good = prove("PUT", path, &ours);
+    put(&[("shoal-proof", &good)], b"other").expect_error(401, "unauthorized");
+    assert_eq!(cluster[1].value("key"), None);
+    // It was used up by the attempt with another body.
+    put(&[("shoal-proof", &good)], b"value").expect_error(401, "unauthorized");
+    let good = prove("PUT", path, &ours);
+    assert_eq!(put(&[("shoal-proof", &good)], b"value").status, 204);
+    assert!(put(&[("shoal-proof", &good)], b"value").expect_error(401, "unauthorized").contains("replay"));
+    for (method, path) in [
+        ("GET", "/internal/cache/key"),
+        ("HEAD", "/internal/cache/key"),
+        ("DELETE", "/internal/cache/key"),
+        ("GET", "/internal/cluster/health"),
+        ("POST", "/internal/cluster/leave"),
+        ("POST", "/internal/cluster/join"),
+        ("GET", "/internal/nothing"),
+        ("OPTIONS", "/internal/cache/key"),
+    ] {
+        let answer = cluster[1].request(method, path, &[], b"");
+        assert_eq!(answer.status, 401, "{method} {path}");
+    }
+    assert_eq!(cluster[1].get("/api/v1/health").status, 200);
+}
+
+#[test]
+fn a_link_without_proof_is_refused_or_closed_before_anything_of_it_is_read() {
+    let folder = Folder::new();
+    let file = folder.write("secret", &secret());
+    let cluster = sealed(2, &file);
+    let upgrade = |fields: &str| {
+        format!(
+            "GET /internal/link HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: shoal-link/1\r\n\
+             shoal-cluster: shoal\r\n{fields}\r\n"
+        )
+    };
+    let refused = http::exchange(cluster[1].address, upgrade("").as_bytes()).expect("an answer");
+    refused.expect_error(401, "unauthorized");
+    let unknown =
+        upgrade("shoal-key: 00000000\r\nshoal-nonce: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\r\n");
+    let refused = http::exchange(cluster[1].address, unknown.as_bytes()).expect("an answer");
+    refused.expect_error(401, "unauthorized");
+    // The name of the secret is no secret: a refused proof tells it to nobody, but assume that it is known.
+    let (_, header) = proof(&["GET", "/", "--cluster-secret-file", &file]);
+    let key = header.split(' ').nth(1).expect("the key's id");
+    let known =
+        upgrade(&format!("shoal-key: {key}\r\nshoal-nonce: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\r\n"));
+    // A whole frame behind a guessed proof: closed, and not answered.
+    let frame = [&[0; 32][..], &[1, 0, 0, 0, 1, 0, 0, 0, 0, 4, 0, 0, 1, 0, 0, 0, 7]].concat();
+    for behind in [&frame[..], &[][..]] {
+        let mut stream = http::connect(cluster[1].address).expect("a connection");
+        stream.write_all(&[known.as_bytes(), behind].concat()).expect("it is sent");
+        let mut answer = Vec::new();
+        let _ = std::io::Read::read_to_end(&mut stream, &mut answer);
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        // Who sends ahead of the answer may not even get that.
+        let is_bare = answer.starts_with("HTTP/1.1 101 ") && answer.ends_with("\r\n\r\n");
+        assert!(is_bare || answer.is_empty() && !behind.is_empty(), "{answer:?}");
+    }
+    cluster[1].put("key", "value");
+    assert_eq!(cluster[2].value("key").as_deref(), Some("value"));
+}
+
+/// Two nodes behind proxies that remember what passes, with these flags.
+fn proxied(flags: &[&str], cluster: &mut Cluster) -> [Proxy; 2] {
+    let listen = [bind_both().2, bind_both().2];
+    let proxies = listen.map(Proxy::start);
+    let seed = proxies[0].address.to_string();
+    for number in [1, 2] {
+        let advertised = proxies[number - 1].address.to_string();
+        let join = if number == 2 { &["--join", &*seed][..] } else { &[] };
+        let flags = [&["--advertise", &*advertised], join, flags].concat();
+        cluster.admit(Node::start_at(&format!("n{number}"), listen[number - 1], &flags));
+    }
+    cluster.wait_until("the pair is formed", PATIENCE, || cluster.is_whole());
+    let enough = || proxies.iter().all(|proxy| proxy.captured().len() >= 50);
+    cluster.wait_until("a hundred datagrams have passed", PATIENCE, enough);
+    proxies
+}
+
+/// Sends datagrams to a node and waits until it has looked at all of them.
+fn send_all(cluster: &Cluster, number: usize, datagrams: &[Vec<u8>]) -> u64 {
+    let node = &cluster[number];
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let before = [metric(node, "shoal_gossip_rejected_total"), metric(node, "shoal_gossip_received_total")];
+    for datagrams in datagrams.chunks(50) {
+        for datagram in datagrams {
+            socket.send_to(datagram, node.address).expect("it is sent");
+        }
+        // Less than the socket's buffer at a time, so that none is lost.
+        sleep(Duration::from_millis(5));
+    }
+    cluster.wait_until("all have arrived", PATIENCE, || {
+        metric(node, "shoal_gossip_received_total") >= before[1] + datagrams.len() as u64
+    });
+    metric(node, "shoal_gossip_rejected_total") - before[0]
+}
+
+#[test]
+fn forged_datagrams_change_nothing() {
+    let folder = Folder::new();
+    // A cluster without a secret and one with another: their joins and goodbyes are as real as a stranger can make them.
+    let mut forged = Vec::new();
+    let other = folder.write("other", &secret());
+    for flags in [&[][..], &["--cluster-secret-file", &other]] {
+        let mut donor = Cluster::default();
+        let proxies = proxied(flags, &mut donor);
+        donor.terminate(2);
+        forged.extend(proxies.iter().flat_map(Proxy::captured));
+    }
+    let mut cluster = Cluster::default();
+    let file = folder.write("secret", &secret());
+    let proxies = proxied(&["--cluster-secret-file", &file], &mut cluster);
+    // And real ones that were changed by a bit.
+    let real = proxies.iter().flat_map(Proxy::captured);
+    forged.extend(real.enumerate().map(|(index, mut datagram)| {
+        let at = index % datagram.len();
+        datagram[at] ^= 1 << (index % 8);
+        datagram
+    }));
+    assert!(forged.len() > 100, "{} datagrams", forged.len());
+    for number in [1, 2] {
+        let rejected = send_all(&cluster, number, &forged);
+        assert!(rejected >= forged.len() as u64, "{rejected} of {} were rejected", forged.len());
+        let complaints = cluster[number].log().text().matches("dropped a datagram").count();
+        assert_eq!(complaints, 1, "one line a minute");
+    }
+    assert!(cluster.is_whole());
+}
+
+#[test]
+fn captured_datagrams_change_nothing_when_they_come_again() {
+    let folder = Folder::new();
+    let file = folder.write("secret", &secret());
+    let mut cluster = Cluster::default();
+    let proxies = proxied(&["--cluster-secret-file", &file], &mut cluster);
+    // Its goodbye is among what is captured; then it is back, and told again that it has left.
+    cluster.terminate(2);
+    cluster.wait_until("it has left", PATIENCE, || {
+        cluster[1].view().is_some_and(|view| view.members.len() == 1)
+    });
+    let captured = proxies[0].captured();
+    assert!(captured.len() > 10, "{} datagrams", captured.len());
+    cluster.restart(2);
+    cluster.wait_until("it is back", PATIENCE, || cluster.is_whole());
+    let rejected = send_all(&cluster, 1, &captured);
+    assert!(rejected >= captured.len() as u64, "{rejected} of {} were rejected", captured.len());
+    // Those meant for one are not for the other.
+    send_all(&cluster, 2, &captured);
+    for _ in 0..10 {
+        assert!(cluster.is_whole());
+        sleep(Duration::from_millis(100));
+    }
+}
