@@ -101,7 +101,7 @@ pub(crate) fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-fn parse(answer: &[u8]) -> Option<Answer> {
+pub(crate) fn parse(answer: &[u8]) -> Option<Answer> {
     let end = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&answer[..end]).ok()?;
     let mut lines = head.split("\r\n");

@@ -24,6 +24,7 @@ mod replication;
 mod secret;
 mod split;
 mod strangers;
+mod tls;
 
 use parking_lot::{Mutex, MutexGuard};
 
