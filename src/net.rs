@@ -110,3 +110,33 @@ impl std::fmt::Debug for WallClock {
         write!(out, "WallClock({})", self.now_ms())
     }
 }
+
+#[cfg(all(test, not(feature = "sim")))]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    const CHILD: &str = "SHOAL_TEST_PANICS";
+    const NAME: &str = "net::tests::a_panic_in_a_vital_task_ends_the_process";
+
+    /// Runs this very test in a process of its own, which is to end.
+    #[test]
+    fn a_panic_in_a_vital_task_ends_the_process() {
+        if std::env::var_os(CHILD).is_some() {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                spawn_vital("gossip", async { panic!("out of order") });
+                std::future::pending::<()>().await;
+            });
+        }
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", NAME, "--nocapture"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        assert_eq!(child.status.code(), Some(PANICKED));
+        let said = String::from_utf8_lossy(&child.stderr).into_owned();
+        assert!(said.contains("out of order"), "{said}");
+    }
+}

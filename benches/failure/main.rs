@@ -30,10 +30,11 @@ const SHOCK: Duration = Duration::from_secs(2);
 /// The promises.
 const REPLICATED_WITHIN: Duration = Duration::from_secs(10);
 const P99_MS_MAX: f64 = 50.0;
+const DAWDLED_P99_MS_MAX: f64 = 20.0;
 
 type Scenario = (&'static str, fn() -> Result<Vec<String>>);
 
-const SCENARIOS: [Scenario; 9] = [
+const SCENARIOS: [Scenario; 10] = [
     ("kill", || one_fault(Blow::Kill)),
     ("term", || one_fault(Blow::Term)),
     ("stop", || one_fault(Blow::Stop)),
@@ -41,6 +42,7 @@ const SCENARIOS: [Scenario; 9] = [
     ("two", two),
     ("join", join),
     ("split", split::run),
+    ("slowloris", slowloris),
     ("sync-cost", cost::sync),
     ("copies-cost", cost::copies),
 ];
@@ -236,6 +238,65 @@ fn join() -> Result<Vec<String>> {
     promises.keep(moved as f64 <= 1.10 * unavoidable, "no more than 1.10 of what must moves");
     check_keys(&cluster, &keys, &mut promises)?;
     Ok(promises.0)
+}
+
+/// Five hundred connections send their headers a byte at a time, while everybody else goes on.
+fn slowloris() -> Result<Vec<String>> {
+    let (cluster, keys) = three(KEYS / 10, 2)?;
+    let mut promises = Promises::default();
+    let load = Load::start(&keys, cluster.addresses(), 2000.0, false)?;
+    sleep(CALM);
+    let began = load.now();
+    let (opened, closed) = dawdle(cluster.nodes[0].address, Duration::from_secs(15))?;
+    let ended = load.now();
+    sleep(CALM);
+    let seen = load.stop()?;
+    let during = seen.latencies(|due| (began..ended).contains(&due));
+    let before = seen.latencies(|due| due < began);
+    println!(
+        "  {opened} connections dawdled, {closed} of them were closed; {} requests failed",
+        seen.failures.len()
+    );
+    println!(
+        "  latency p50 {:.1} ms, p99 {:.1} ms; before p50 {:.1} ms, p99 {:.1} ms",
+        during.median(),
+        during.quantile(0.99),
+        before.median(),
+        before.quantile(0.99),
+    );
+    promises.keep(seen.failures.is_empty(), "no request fails");
+    promises.keep(opened == 500 && closed == 500, "all that dawdle are closed");
+    promises.keep(during.quantile(0.99) <= DAWDLED_P99_MS_MAX, "p99 is at most 20 ms meanwhile");
+    Ok(promises.0)
+}
+
+/// How many connections sent headers a byte every half second, and how many of them were closed within that time.
+#[tokio::main(flavor = "current_thread")]
+async fn dawdle(node: std::net::SocketAddr, time: Duration) -> Result<(usize, usize)> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut streams = Vec::new();
+    for _ in 0..500 {
+        let mut stream = tokio::net::TcpStream::connect(node).await?;
+        stream.write_all(b"GET /api/v1/health HTTP/1.1\r\nx: ").await?;
+        streams.push(stream);
+    }
+    let (opened, started, mut closed) = (streams.len(), Instant::now(), 0);
+    while started.elapsed() < time {
+        let mut open = Vec::new();
+        for mut stream in streams {
+            let mut answer = [0; 64];
+            let read = tokio::time::timeout(Duration::ZERO, stream.read(&mut answer)).await;
+            // Whatever arrives is the end of it.
+            if read.is_ok() || stream.write_all(b"y").await.is_err() {
+                closed += 1;
+            } else {
+                open.push(stream);
+            }
+        }
+        streams = open;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    Ok((opened, closed))
 }
 
 /// Shared by the scenarios that need a filled cluster of three.

@@ -4,7 +4,10 @@
 //! written to and read all the time. The cut drops what passes between the two, and nothing else.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -12,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::Promises;
-use super::common::{Node, Result, SHOAL, are_whole, exchange, http, wait_until};
+use super::common::{Node, Result, SHOAL, TOKEN, are_whole, exchange, http, wait_until};
 use super::load::name;
 
 const CUT_FOR: Duration = Duration::from_secs(20);
@@ -29,12 +32,16 @@ pub(super) fn run() -> Result<Vec<String>> {
             return Ok(Vec::new());
         }
     };
+    let token_file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("token");
+    fs::write(&token_file, TOKEN)?;
+    fs::set_permissions(&token_file, fs::Permissions::from_mode(0o600))?;
+    let token_file = token_file.display().to_string();
     let mut nodes = Vec::new();
     for (number, (side, host)) in [SIDES[0], SIDES[1], SIDES[0], SIDES[1]].into_iter().enumerate() {
         let listen = format!("{host}:{}", 8001 + number / 2);
         let mut command = Command::new("ip");
         command.args(["netns", "exec", side, SHOAL]);
-        let flags = ["--join", "10.77.0.1:8001"];
+        let flags = ["--join", "10.77.0.1:8001", "--insecure", "--admin-token-file", &token_file];
         nodes.push(Node::launch(command, &format!("n{}", number + 1), &listen, &flags)?);
     }
     wait_until("the four see each other", || are_whole(&nodes))?;

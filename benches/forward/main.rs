@@ -1,4 +1,5 @@
-//! What a request costs in CPU: at the node that owns the key, through another node, and in a bare hyper server.
+//! What a request costs in CPU: at the node that owns the key, through another node, in a cluster that has a secret, under
+//! TLS, and in a bare hyper server.
 //!
 //! Every subject answers the same bytes under the same headers to the same load, one short round after the other
 //! (A B C A B C …), so that whatever else the machine does hits all of them. CPU is user and system time of all threads
@@ -6,6 +7,7 @@
 //! and `--other PATH` for a second shoal binary in the same rounds, which is how a change is compared with what was
 //! before it.
 
+mod closed;
 #[path = "../common/mod.rs"]
 mod common;
 mod load;
@@ -26,16 +28,21 @@ fn main() -> Result<()> {
     }
     let (rounds, seconds) = (flag("--rounds", 7)?, flag("--seconds", 3)?);
     let load = Load::new(seconds)?;
-    let this = Pair::start(SHOAL)?;
+    let this = Pair::start(SHOAL, &[])?;
     let mut subjects = vec![peers::bare(&this.answer)?];
     subjects.extend(this.subjects(""));
+    let files = closed::Files::new()?;
+    let sealed = Pair::start(SHOAL, &files.secret_flags())?;
+    subjects.extend(sealed.subjects("sealed "));
+    let tls = closed::start_tls(&files, &this)?;
+    subjects.extend(tls.subjects("TLS "));
     match peers::nginx_pair(&this.answer) {
         Ok(Some(nginx)) => subjects.push(nginx),
         Ok(None) => println!("nginx is not on PATH: no row for nginx proxying to nginx"),
         Err(error) => println!("no row for nginx proxying to nginx: {error}"),
     }
     let other = flag("--other", String::new())?;
-    let other = if other.is_empty() { None } else { Some(Pair::start(&other)?) };
+    let other = if other.is_empty() { None } else { Some(Pair::start(&other, &[])?) };
     if let Some(other) = &other {
         subjects.extend(other.subjects("other "));
     }
@@ -89,6 +96,7 @@ impl Subject {
 /// Two nodes, and a key whose only copy is at the first.
 struct Pair {
     nodes: [Node; 2],
+    scheme: &'static str,
     key: String,
     answer: Answer,
 }
@@ -100,36 +108,31 @@ pub(crate) struct Answer {
 }
 
 impl Pair {
-    fn start(binary: &str) -> Result<Pair> {
-        let flags = ["--copies", "1", "--log", "warn,shoal::server=info"];
-        let first = Node::start(binary, "first", "127.0.0.1:0", &flags)?;
-        let seed = first.address.to_string();
-        let second =
-            Node::start(binary, "second", "127.0.0.1:0", &[&flags[..], &["--join", &seed]].concat())?;
-        let nodes = [first, second];
+    fn start(binary: &str, flags: &[&str]) -> Result<Pair> {
+        let nodes = start_nodes(binary, flags)?;
         wait_until("two nodes see each other", || are_whole(&nodes))?;
         let [first, second] = &nodes;
         let key = key_of(first)?;
         let value = format!("{{\"value\":\"{}\"}}", "v".repeat(VALUE_BYTES));
-        let (path, own_path) = (format!("{KEY_PATH}{key}"), format!("/internal/cache/{key}"));
+        let path = format!("{KEY_PATH}{key}");
         http(first.address, "PUT", &path, &value)?;
-        let held =
-            [first, second].map(|node| http(node.address, "GET", &own_path, "").map(|(status, _)| status));
-        if !matches!(held, [Ok(200), Ok(404)]) {
-            return Err(format!("the key is not where it belongs: {held:?}").into());
+        let (_, located) = http(second.address, "GET", &format!("/admin/locate/{key}"), "")?;
+        let located: serde_json::Value = serde_json::from_str(&located)?;
+        if located["owners"] != serde_json::json!([{"node_id": first.id, "holds": true}]) {
+            return Err(format!("the key is not where it belongs: {located}").into());
         }
         let (head, body) = exchange(first.address, "GET", &path, "")?;
         let etag =
             head.lines().find_map(|line| line.strip_prefix("etag: ")).ok_or("a hit without an ETag")?;
         let answer = Answer { etag: etag.into(), body };
-        Ok(Pair { nodes, key, answer })
+        Ok(Pair { nodes, scheme: "http", key, answer })
     }
 
     fn subjects(&self, prefix: &str) -> Vec<Subject> {
         let [first, second] = &self.nodes;
         let pids = [first.process.0.id(), second.process.0.id()];
         let subject = |name: &str, method, node: &Node, pids: &[u32]| {
-            let url = format!("http://{}{KEY_PATH}{}", node.address, self.key);
+            let url = format!("{}://{}{KEY_PATH}{}", self.scheme, node.address, self.key);
             Subject::new(format!("{prefix}{name}"), method, url, pids.to_vec())
         };
         vec![
@@ -139,6 +142,15 @@ impl Pair {
             subject("forwarded PUT", "PUT", second, &pids),
         ]
     }
+}
+
+/// Two nodes of which the second joins the first.
+fn start_nodes(binary: &str, flags: &[&str]) -> Result<[Node; 2]> {
+    let flags = [&["--copies", "1", "--log", "warn,shoal::server=info"], flags].concat();
+    let first = Node::start(binary, "first", "127.0.0.1:0", &flags)?;
+    let seed = first.address.to_string();
+    let second = Node::start(binary, "second", "127.0.0.1:0", &[&flags[..], &["--join", &seed]].concat())?;
+    Ok([first, second])
 }
 
 /// A key that `node` is to hold.
@@ -182,6 +194,14 @@ fn print_ratios(subjects: &[Subject]) {
         ("forwarded GET", "local GET"),
         ("forwarded PUT", "local PUT"),
         ("forwarded GET", "nginx to nginx GET"),
+        ("sealed local GET", "local GET"),
+        ("sealed forwarded GET", "forwarded GET"),
+        ("sealed local PUT", "local PUT"),
+        ("sealed forwarded PUT", "forwarded PUT"),
+        ("TLS local GET", "local GET"),
+        ("TLS forwarded GET", "forwarded GET"),
+        ("TLS local PUT", "local PUT"),
+        ("TLS forwarded PUT", "forwarded PUT"),
         ("local GET", "other local GET"),
         ("forwarded GET", "other forwarded GET"),
         ("local PUT", "other local PUT"),
