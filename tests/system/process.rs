@@ -39,8 +39,17 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn spawn<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Process {
+        Process::spawn_with(&[], arguments)
+    }
+
+    /// The same, with these variables.
+    pub(crate) fn spawn_with<S: AsRef<std::ffi::OsStr>>(
+        variables: &[(&str, &str)],
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Process {
         let mut child = Command::new(env!("CARGO_BIN_EXE_shoal"))
             .args(arguments)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -77,6 +77,40 @@ fn a_secret_that_others_can_read_or_that_is_none_is_refused_and_not_repeated() {
 }
 
 #[test]
+fn a_secret_comes_from_a_variable_or_the_service_manager_too() {
+    let folder = Folder::new();
+    let text = secret();
+    let file = folder.write("shoal-cluster-secret", &text);
+    // As the service manager has it; it lets in whom it likes.
+    folder.set_mode("shoal-cluster-secret", 0o440);
+    let credentials = folder.path("").display().to_string();
+    let arguments = ["node", "--listen", "127.0.0.1:0", "--log-format", "json", "--id", "n1"];
+    for variable in [("SHOAL_CLUSTER_SECRET", &text), ("CREDENTIALS_DIRECTORY", &credentials)] {
+        let process = Process::spawn_with(&[(variable.0, variable.1)], arguments);
+        assert!(
+            crate::process::poll(PATIENCE, || process.log().address().is_some()),
+            "{}",
+            process.log().tail(3)
+        );
+        let address = process.log().address().expect("it listens");
+        let answer = http::request(address, "GET", "/internal/cluster/health", &[], b"").expect("an answer");
+        answer.expect_error(401, "unauthorized");
+    }
+    for (variables, said) in [
+        (
+            vec![("SHOAL_CLUSTER_SECRET", "hunter2hunter2hunter2")],
+            "SHOAL_CLUSTER_SECRET: line 1 is not a secret",
+        ),
+        (vec![("SHOAL_CLUSTER_SECRET", &*text), ("SHOAL_CLUSTER_SECRET_FILE", &*file)], "in one of them"),
+    ] {
+        let mut process = Process::spawn_with(&variables, arguments);
+        assert_eq!(process.wait(PATIENCE).code(), Some(2));
+        let errors = process.log().text();
+        assert!(errors.contains(said) && !errors.contains("hunter2") && !errors.contains(&text), "{errors}");
+    }
+}
+
+#[test]
 fn a_sealed_cluster_works_and_shows_its_secret_nowhere() {
     let folder = Folder::new();
     let text = secret();
