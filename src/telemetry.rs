@@ -181,7 +181,10 @@ impl Metrics {
             ),
             http_connections: counter("shoal_http_connections_total", "Connections accepted."),
             refused: refusal_counters(&registry),
-            connections: gauge("shoal_http_connections", "Connections that are open, links not among them."),
+            connections: gauge(
+                "shoal_http_connections",
+                "Connections that are open, those of peers among them.",
+            ),
             degraded_writes: counter(
                 "shoal_degraded_writes_total",
                 "Writes acknowledged before all owners had them.",

@@ -16,10 +16,10 @@ use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::Edge;
 use super::error::ApiError;
 use super::limits::{Door, Doors, Limits};
 use super::watched::{Watch, Watched};
+use super::{Caller, Edge};
 use crate::net::{TcpListener, TcpStream, first_byte, task};
 use crate::security::{self, Stream};
 use crate::telemetry::Limit;
@@ -47,7 +47,7 @@ pub(super) async fn accept(listener: TcpListener, edge: Edge, router: axum::Rout
         match accepted {
             Ok((stream, from)) => {
                 metrics.http_connections.inc();
-                match doors.enter(from.ip(), edge.node.is_member(from.ip())) {
+                match doors.enter(from.ip(), edge.node.is_member(from.ip().to_canonical())) {
                     Ok(door) => {
                         connections.spawn(task(serve(stream, from, door, edge.clone(), router.clone())));
                     }
@@ -104,11 +104,11 @@ async fn serve(stream: TcpStream, from: SocketAddr, door: Door, edge: Edge, rout
     // Fails on a connection that is already gone, which the first read then says.
     let _ = stream.set_nodelay(true);
     let Some(stream) = secured(stream, &edge).await else { return };
-    let metrics = edge.node.metrics().clone();
-    let watch = Watch::new(&edge.config.limits, metrics);
+    let caller = Caller { address: from, door: Arc::new(door) };
+    let watch = Watch::new(&edge.config.limits, edge.node.metrics().clone());
     let service = service_fn(|request| {
         watch.begin();
-        let answering = super::answer(&edge, &router, from.ip(), request);
+        let answering = super::answer(&edge, &router, &caller, request);
         let watch = &watch;
         async move {
             let answered = answering.await;
@@ -130,7 +130,6 @@ async fn serve(stream: TcpStream, from: SocketAddr, door: Door, edge: Edge, rout
             () = sleep_until(watch.look_at()) => watch.look(),
         }
     };
-    drop(door);
     if let Err(error) = served {
         debug!(%error, "a connection ended early");
     }

@@ -1,7 +1,7 @@
 //! What nodes, and people who debug, ask of one node: joining, leaving, health, and the link.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use hyper::StatusCode;
@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::error::ApiError;
 use super::watched::Watched;
-use super::{Edge, health_status, request};
+use super::{Caller, Edge, health_status, request};
 use crate::link::{self, Answered, Lane, Refused};
 use crate::model::NodeId;
 use crate::net::{lookup_host, spawn_vital};
@@ -79,6 +79,7 @@ pub(super) async fn health(State(edge): State<Edge>) -> (StatusCode, Json<Value>
 /// `GET /internal/link`: from here on the connection belongs to the link.
 pub(super) async fn upgrade(
     State(edge): State<Edge>,
+    Extension(caller): Extension<Caller>,
     request: axum::extract::Request,
 ) -> Result<Response, ApiError> {
     let headers = request.headers();
@@ -88,7 +89,7 @@ pub(super) async fn upgrade(
     let lane =
         if header(headers, Lane::HEADER) == Some(Lane::Bulk.as_str()) { Lane::Bulk } else { Lane::Requests };
     let answered = link::answer(&edge.link, lane, |name| header(headers, name)).map_err(|refused| {
-        complain(&edge, &refused);
+        complain(&edge, &caller, &refused);
         match refused {
             Refused::Cluster { .. } | Refused::SecretNotWanted => ApiError::forbidden(refused.to_string()),
             Refused::NoSecret | Refused::UnknownSecret(_) => ApiError::unauthorized(refused.to_string()),
@@ -101,19 +102,25 @@ pub(super) async fn upgrade(
         let value = HeaderValue::from_str(value).map_err(|error| ApiError::invalid(error.to_string()))?;
         response.headers_mut().insert(*name, value);
     }
-    spawn_vital("link", run_link(edge, hyper::upgrade::on(request), lane, answered));
+    spawn_vital("link", run_link(edge, caller, hyper::upgrade::on(request), lane, answered));
     Ok(response)
 }
 
 /// Of somebody who is not let in, as anybody may try again and again.
-fn complain(edge: &Edge, reason: &impl std::fmt::Display) {
+fn complain(edge: &Edge, caller: &Caller, reason: &impl std::fmt::Display) {
     edge.node.metrics().link_rejected.inc();
     if edge.link_complaint.is_due() {
-        warn!(%reason, "refused a link; more of these are counted, not logged, for a minute");
+        warn!(peer = %caller.address, %reason, "refused a link; more of these are counted, not logged, for a minute");
     }
 }
 
-async fn run_link(edge: Edge, upgrade: hyper::upgrade::OnUpgrade, lane: Lane, answered: Answered) {
+async fn run_link(
+    edge: Edge,
+    caller: Caller,
+    upgrade: hyper::upgrade::OnUpgrade,
+    lane: Lane,
+    answered: Answered,
+) {
     // The stream itself, without the layers that it wore as an HTTP connection.
     let parts = match upgrade.await.map(hyper::upgrade::Upgraded::downcast::<TokioIo<Watched>>) {
         Ok(Ok(parts)) => parts,
@@ -121,14 +128,13 @@ async fn run_link(edge: Edge, upgrade: hyper::upgrade::OnUpgrade, lane: Lane, an
         Err(error) => return warn!(%error, "a link was not upgraded"),
     };
     let mut stream = parts.io.into_inner().into_inner();
-    let peer = stream.peer_addr().ok();
     let mut early = BytesMut::from(&parts.read_buf[..]);
     if let Err(reason) = answered.admit(&mut stream, &mut early).await {
-        return complain(&edge, &reason);
+        return complain(&edge, &caller, &reason);
     }
     let close = |reason: String| {
         edge.node.metrics().link_rejected.inc();
-        warn!(?peer, reason, "closed a link");
+        warn!(peer = %caller.address, reason, "closed a link");
     };
     let service = std::sync::Arc::new(edge.node.clone());
     let bulk = lane == Lane::Bulk;

@@ -31,7 +31,7 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Bytes of all bodies that are arriving, together.
     pub body_memory_bytes: usize,
-    /// Open at a time, links not counted.
+    /// Open at a time.
     pub connections: usize,
     /// The same of one address.
     pub connections_per_address: usize,

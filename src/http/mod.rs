@@ -21,7 +21,7 @@ mod request;
 mod watched;
 
 use std::convert::Infallible;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -39,8 +39,8 @@ use self::auth::{Gate, Pass};
 pub(crate) use self::batch::OPERATIONS_MAX as BATCH_OPERATIONS_MAX;
 use self::cache::Reach;
 use self::error::ApiError;
-use self::limits::Gauge;
 pub use self::limits::Limits;
+use self::limits::{Door, Gauge};
 use self::request::Intake;
 use crate::link::LinkConfig;
 use crate::net::TcpListener;
@@ -98,8 +98,6 @@ impl Edge {
             StatusCode::SERVICE_UNAVAILABLE => metrics.overloaded.inc(),
             StatusCode::UNAUTHORIZED => metrics.refuse(Limit::Unauthorized),
             StatusCode::FORBIDDEN => metrics.refuse(Limit::Forbidden),
-            StatusCode::PAYLOAD_TOO_LARGE => metrics.refuse(Limit::BodySize),
-            StatusCode::REQUEST_TIMEOUT => metrics.refuse(Limit::BodyTime),
             _ if status.is_server_error() => metrics.errors.inc(),
             _ => {}
         }
@@ -164,18 +162,26 @@ fn router(edge: Edge) -> Router {
         .with_state(edge)
 }
 
+/// Who is at the other end of a connection.
+#[derive(Clone)]
+struct Caller {
+    address: SocketAddr,
+    #[expect(dead_code, reason = "counts the connection for as long as anybody has it")]
+    door: Arc<Door>,
+}
+
 type Answer = Response<Either<Full<Bytes>, Body>>;
 
 async fn answer(
     edge: &Edge,
     router: &Router,
-    peer: IpAddr,
+    caller: &Caller,
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
     // Who sends both lengths hopes that somebody in between reads the other one: nothing may follow.
     let is_last = request.headers().contains_key(TRANSFER_ENCODING);
     let mut response = match edge.requests.hold(1, edge.config.limits.requests) {
-        Some(_held) => dispatch(edge, router, peer, request).await?,
+        Some(_held) => dispatch(edge, router, caller, request).await?,
         None => {
             edge.node.metrics().refuse(Limit::Requests);
             ApiError::overloaded("too many requests are under way").to_response().map(Either::Left)
@@ -192,16 +198,16 @@ async fn answer(
 async fn dispatch(
     edge: &Edge,
     router: &Router,
-    peer: IpAddr,
+    caller: &Caller,
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
     let (head, body) = request.into_parts();
-    let pass = match edge.gate.admit(&head, peer, edge.node.now_ms()) {
+    let pass = match edge.gate.admit(&head, caller.address.ip(), edge.node.now_ms()) {
         Ok(pass) => pass,
         Err(error) => return Ok(error.to_response().map(Either::Left)),
     };
     let Pass::Proved(expected) = pass else {
-        return route(edge, router, pass, Request::from_parts(head, body)).await;
+        return route(edge, router, caller, pass, Request::from_parts(head, body)).await;
     };
     // What was proved is read as a whole before anything is done.
     let bytes_max = body_bytes_max(edge.config.value_bytes_max);
@@ -213,12 +219,13 @@ async fn dispatch(
         }
         Err(error) => return Ok(error.to_response().map(Either::Left)),
     };
-    route(edge, router, Pass::Whole, Request::from_parts(head, body)).await
+    route(edge, router, caller, Pass::Whole, Request::from_parts(head, body)).await
 }
 
 async fn route<B>(
     edge: &Edge,
     router: &Router,
+    caller: &Caller,
     pass: Pass,
     mut request: Request<B>,
 ) -> Result<Answer, Infallible>
@@ -235,6 +242,7 @@ where
         Reach::Here
     } else {
         request.extensions_mut().insert(pass);
+        request.extensions_mut().insert(caller.clone());
         return Ok(router.clone().call(request).await?.map(Either::Right));
     };
     Ok(cache::serve(edge, reach, &pass, request).await.map(Either::Left))

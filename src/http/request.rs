@@ -249,16 +249,22 @@ impl Intake<'_> {
         let announced =
             headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
         if let Some(bytes) = announced.filter(|bytes| *bytes > patience(bytes_max)) {
-            return Err(too_long(bytes, bytes_max));
+            return Err(self.too_long(bytes, bytes_max));
         }
         // Most bodies are there already: then no clock is asked.
         let mut reading = std::pin::pin!(self.collect(announced, body, bytes_max));
         if let Some(read) = (&mut reading).now_or_never() {
             return read;
         }
-        tokio::time::timeout(self.timeout, reading)
-            .await
-            .unwrap_or_else(|_| Err(ApiError::timeout("the body of the request")))
+        tokio::time::timeout(self.timeout, reading).await.unwrap_or_else(|_| {
+            self.metrics.refuse(Limit::BodyTime);
+            Err(ApiError::timeout("the body of the request"))
+        })
+    }
+
+    fn too_long(&self, bytes: usize, bytes_max: usize) -> ApiError {
+        self.metrics.refuse(Limit::BodySize);
+        too_long(bytes, bytes_max)
     }
 
     async fn collect<B>(
@@ -299,7 +305,7 @@ impl Intake<'_> {
             }
         }
         if bytes > bytes_max {
-            return Err(too_long(announced.unwrap_or(bytes), bytes_max));
+            return Err(self.too_long(announced.unwrap_or(bytes), bytes_max));
         }
         Ok(if rest.is_empty() { first.unwrap_or_default() } else { rest.freeze() })
     }

@@ -28,11 +28,13 @@ enum Phase {
     Head,
     /// It is being served.
     Busy,
-    /// The time was up.
-    Expired,
+    /// The head took too long, which is still to be said.
+    Late,
+    /// All is over.
+    Over,
 }
 
-const PHASES: [Phase; 4] = [Phase::Idle, Phase::Head, Phase::Busy, Phase::Expired];
+const PHASES: [Phase; 5] = [Phase::Idle, Phase::Head, Phase::Busy, Phase::Late, Phase::Over];
 
 /// What the connection's task and its stream know of each other.
 pub(super) struct Watch {
@@ -76,15 +78,23 @@ impl Watch {
     /// Notices that the time is up; the stream ends when it is next read.
     pub(super) fn look(&self) {
         let since = self.started + Duration::from_micros(self.since_us.load(Ordering::Relaxed));
-        let limit = match self.phase() {
-            Phase::Idle if since.elapsed() >= self.idle_timeout => Limit::Idle,
-            Phase::Head if since.elapsed() >= self.head_timeout => Limit::HeadTime,
+        let (limit, next) = match self.phase() {
+            Phase::Idle if since.elapsed() >= self.idle_timeout => (Limit::Idle, Phase::Over),
+            Phase::Head if since.elapsed() >= self.head_timeout => (Limit::HeadTime, Phase::Late),
             _ => return,
         };
         self.metrics.refuse(limit);
-        // The stream tells the two apart by this.
-        self.since_us.store(if limit == Limit::HeadTime { 1 } else { 0 }, Ordering::Relaxed);
-        self.phase.store(Phase::Expired as u8, Ordering::Relaxed);
+        self.enter(next);
+    }
+
+    /// An answer that goes on is no idleness; one that the other side does not take is.
+    fn note_write(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match self.phase() {
+            Phase::Late | Phase::Over => return Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Phase::Idle if matches!(written, Poll::Ready(Ok(_))) => self.enter(Phase::Idle),
+            Phase::Idle | Phase::Head | Phase::Busy => {}
+        }
+        written
     }
 
     fn phase(&self) -> Phase {
@@ -148,15 +158,17 @@ impl AsyncRead for Watched {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.watch.phase() == Phase::Expired {
-            let is_slow_head = self.watch.since_us.swap(0, Ordering::Relaxed) == 1;
-            if is_slow_head {
+        match self.watch.phase() {
+            Phase::Idle | Phase::Head | Phase::Busy => {}
+            Phase::Late => {
                 let answer = ApiError::timeout("the headers of the request").to_bytes();
                 // Best effort: who is slow to send may not take anything either.
                 let _ = Pin::new(&mut self.stream).poll_write(cx, &answer);
                 let _ = Pin::new(&mut self.stream).poll_flush(cx);
+                self.watch.enter(Phase::Over);
+                return Poll::Ready(Ok(()));
             }
-            return Poll::Ready(Ok(()));
+            Phase::Over => return Poll::Ready(Ok(())),
         }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -169,17 +181,13 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.watch.phase() {
-            Phase::Expired => return Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Phase::Idle => self.watch.enter(Phase::Idle),
-            Phase::Head | Phase::Busy => {}
-        }
         if let Some(answer) = self.replacement(bytes) {
             // It is short, and the connection ends with it.
             let _ = Pin::new(&mut self.stream).poll_write(cx, &answer);
             return Poll::Ready(Ok(bytes.len()));
         }
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.watch.note_write(written)
     }
 
     fn poll_write_vectored(
@@ -189,8 +197,10 @@ impl AsyncWrite for Watched {
     ) -> Poll<io::Result<usize>> {
         match slices {
             [one] => self.poll_write(cx, one),
-            _ if self.watch.phase() == Phase::Expired => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            _ => Pin::new(&mut self.stream).poll_write_vectored(cx, slices),
+            _ => {
+                let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+                self.watch.note_write(written)
+            }
         }
     }
 
