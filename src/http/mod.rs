@@ -14,6 +14,7 @@ mod error;
 mod events;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod intake;
 mod internal;
 mod limits;
 mod reply;
@@ -39,9 +40,9 @@ use self::auth::{Gate, Pass};
 pub(crate) use self::batch::OPERATIONS_MAX as BATCH_OPERATIONS_MAX;
 use self::cache::Reach;
 use self::error::ApiError;
+use self::intake::Intake;
 pub use self::limits::Limits;
 use self::limits::{Door, Gauge};
-use self::request::Intake;
 use crate::link::LinkConfig;
 use crate::net::TcpListener;
 use crate::node::Node;

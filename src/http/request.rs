@@ -6,22 +6,19 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::{Bytes, BytesMut};
-use futures_util::FutureExt;
-use http_body_util::BodyExt;
+use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::body::Body;
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use hyper::header::CONTENT_TYPE;
 use percent_encoding::percent_decode_str;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::error::ApiError;
-use super::limits::{Gauge, Held};
+use super::intake::{Intake, too_long};
 use super::reply::TEXT;
 use crate::model::Key;
 use crate::node::NewValue;
-use crate::telemetry::{Limit, Metrics};
 
 /// The longest TTL: about 30 years.
 const TTL_SECONDS_MAX: f64 = 1e9;
@@ -216,127 +213,14 @@ pub(super) fn wants_raw(accept: &str, stored: Option<&str>) -> bool {
     })
 }
 
-/// How much longer than accepted a body may be to be read to its end.
-fn patience(bytes_max: usize) -> usize {
-    bytes_max.saturating_mul(4)
-}
-
-/// Takes bodies in, within bounds.
-pub(super) struct Intake<'a> {
-    pub(super) timeout: Duration,
-    /// Bytes of all bodies that are arriving.
-    pub(super) memory: &'a Gauge,
-    pub(super) memory_bytes_max: usize,
-    pub(super) metrics: &'a Metrics,
-}
-
-impl Intake<'_> {
-    /// Reads a body of at most `bytes_max`. One that is a little too long is read to its end, so that the client is there to read the error; a
-    /// hopeless one is refused at once.
-    ///
-    /// # Errors
-    /// 413 if it is too long, 408 if it is too slow, 503 if all bodies together are too long, 400 if it breaks off.
-    pub(super) async fn read<B>(
-        &self,
-        headers: &HeaderMap,
-        body: B,
-        bytes_max: usize,
-    ) -> Result<Bytes, ApiError>
-    where
-        B: Body<Data = Bytes> + Unpin,
-        B::Error: fmt::Display,
-    {
-        let announced =
-            headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-        if let Some(bytes) = announced.filter(|bytes| *bytes > patience(bytes_max)) {
-            return Err(self.too_long(bytes, bytes_max));
-        }
-        // Most bodies are there already: then no clock is asked.
-        let mut reading = std::pin::pin!(self.collect(announced, body, bytes_max));
-        if let Some(read) = (&mut reading).now_or_never() {
-            return read;
-        }
-        tokio::time::timeout(self.timeout, reading).await.unwrap_or_else(|_| {
-            self.metrics.refuse(Limit::BodyTime);
-            Err(ApiError::timeout("the body of the request"))
-        })
-    }
-
-    fn too_long(&self, bytes: usize, bytes_max: usize) -> ApiError {
-        self.metrics.refuse(Limit::BodySize);
-        too_long(bytes, bytes_max)
-    }
-
-    async fn collect<B>(
-        &self,
-        announced: Option<usize>,
-        mut body: B,
-        bytes_max: usize,
-    ) -> Result<Bytes, ApiError>
-    where
-        B: Body<Data = Bytes> + Unpin,
-        B::Error: fmt::Display,
-    {
-        let mut first: Option<Bytes> = None;
-        let mut rest = BytesMut::new();
-        let mut bytes = 0;
-        let mut held: Option<Held> = None;
-        while let Some(frame) = body.frame().await {
-            let frame = frame
-                .map_err(|error| ApiError::invalid(format!("the body did not arrive whole: {error}")))?;
-            let Ok(data) = frame.into_data() else { continue };
-            bytes += data.len();
-            if bytes > patience(bytes_max) {
-                break;
-            }
-            match &first {
-                _ if bytes > bytes_max => {}
-                None => first = Some(data),
-                Some(start) => {
-                    self.hold(&mut held, if rest.is_empty() { bytes } else { data.len() })?;
-                    if rest.is_empty() {
-                        // What has arrived says how much is meant; what was announced may be a lie.
-                        let meant = announced.unwrap_or(0).min(bytes_max).min(bytes * 16);
-                        rest.reserve(meant.max(bytes));
-                        rest.extend_from_slice(start);
-                    }
-                    rest.extend_from_slice(&data);
-                }
-            }
-        }
-        if bytes > bytes_max {
-            return Err(self.too_long(announced.unwrap_or(bytes), bytes_max));
-        }
-        Ok(if rest.is_empty() { first.unwrap_or_default() } else { rest.freeze() })
-    }
-
-    /// Counts bytes that are kept until the rest has arrived.
-    fn hold(&self, held: &mut Option<Held>, bytes: usize) -> Result<(), ApiError> {
-        let fits = match held {
-            Some(held) => held.grow(bytes, self.memory_bytes_max),
-            None => {
-                *held = self.memory.hold(bytes, self.memory_bytes_max);
-                held.is_some()
-            }
-        };
-        if fits {
-            return Ok(());
-        }
-        self.metrics.refuse(Limit::BodyMemory);
-        Err(ApiError::overloaded("too many long bodies are arriving"))
-    }
-}
-
-fn too_long(bytes: usize, bytes_max: usize) -> ApiError {
-    ApiError::too_large(format!("{bytes} bytes, at most {bytes_max} are accepted here"))
-}
-
 #[cfg(test)]
 mod tests {
     use http_body_util::Full;
     use hyper::header::HeaderValue;
 
+    use super::super::limits::Gauge;
     use super::*;
+    use crate::telemetry::Metrics;
 
     fn headers(pairs: &[(hyper::header::HeaderName, &str)]) -> HeaderMap {
         pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect()

@@ -1,34 +1,26 @@
 //! The asking end of links: a pool with two connections per peer, opened when first needed and again when lost.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use parking_lot::RwLock;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
 use super::connection::{Connection, Replied};
-use super::handshake::Asked;
 use super::life::Life;
 use super::message::{Reply, Request};
-use super::{
-    BULK_BYTES, CLUSTER_HEADER, CONNECT_TIMEOUT, LATENESS, Lane, LinkConfig, LinkError, PATH, PROTOCOL,
-    SILENCE,
-};
+use super::upgrade::upgrade;
+use super::{BULK_BYTES, CONNECT_TIMEOUT, LATENESS, Lane, LinkConfig, LinkError, SILENCE};
 use crate::model::mix;
-use crate::net::{TcpStream, spawn};
-use crate::security::{KeyId, Stream};
+use crate::net::spawn;
 use crate::telemetry::Metrics;
 
 /// The first wait after a failed connection; doubles up to the second, each shortened at random by up to half.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)];
-/// The longest answer to an upgrade request.
-const RESPONSE_BYTES_MAX: usize = 8 << 10;
 
 /// The links of one node to all of its peers.
 pub struct Pool {
@@ -285,83 +277,6 @@ impl Line {
     }
 }
 
-/// An upgraded connection, what arrived on it early, and the secret that it rests on.
-type Upgraded = (Stream, BytesMut, Option<KeyId>);
-
-/// Connects and asks for the link.
-async fn upgrade(address: SocketAddr, lane: Lane, config: &LinkConfig) -> Result<Upgraded, LinkError> {
-    let failed = |error: io::Error| unreachable(address, error.to_string());
-    let stream = TcpStream::connect(address).await.map_err(|error| match error.kind() {
-        io::ErrorKind::ConnectionRefused => LinkError::Refused(address),
-        _ => failed(error),
-    })?;
-    stream.set_nodelay(true).map_err(failed)?;
-    let mut stream = match &config.tls {
-        None => Stream::Plain(stream),
-        Some(tls) => tls
-            .connect(stream, address)
-            .await
-            .map_err(|error| unreachable(address, format!("its TLS: {error}")))?,
-    };
-    let asked = Asked::new(config);
-    let request = format!(
-        "GET {PATH} HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\nupgrade: {PROTOCOL}\r\n\
-         {CLUSTER_HEADER}: {}\r\n{}: {}\r\n{}\r\n",
-        config.cluster,
-        Lane::HEADER,
-        lane.as_str(),
-        asked.as_ref().map(Asked::headers).unwrap_or_default(),
-    );
-    stream.write_all(request.as_bytes()).await.map_err(failed)?;
-    stream.flush().await.map_err(failed)?;
-    let mut response = BytesMut::with_capacity(1 << 10);
-    let head_bytes = loop {
-        if let Some(end) = response.windows(4).position(|four| four == b"\r\n\r\n") {
-            break end + 4;
-        }
-        if response.len() > RESPONSE_BYTES_MAX {
-            return Err(unreachable(address, "its answer to the upgrade is not HTTP"));
-        }
-        if stream.read_buf(&mut response).await.map_err(failed)? == 0 {
-            return Err(unreachable(address, "it closed the connection instead of upgrading it"));
-        }
-    };
-    let head = response.split_to(head_bytes);
-    let head = String::from_utf8_lossy(&head);
-    if !head.starts_with("HTTP/1.1 101 ") {
-        let status = head.lines().next().unwrap_or_default();
-        let reason = read_reason(&mut stream, response, &head).await;
-        return Err(unreachable(
-            address,
-            format!("it refused the link: {}", reason.as_deref().unwrap_or(status)),
-        ));
-    }
-    if let Some(asked) = &asked {
-        let shown = asked.check(config, lane, |name| header(&head, name));
-        let shown = shown.map_err(|reason| unreachable(address, reason))?;
-        stream.write_all(&shown).await.map_err(failed)?;
-        stream.flush().await.map_err(failed)?;
-    }
-    Ok((stream, response, asked.map(|asked| asked.key())))
-}
-
-/// What the answer's body says, if it is an error in the interface's shape.
-async fn read_reason(stream: &mut Stream, mut body: BytesMut, head: &str) -> Option<String> {
-    let bytes: usize = header(head, "content-length")?.parse().ok()?;
-    while body.len() < bytes.min(RESPONSE_BYTES_MAX) {
-        if stream.read_buf(&mut body).await.ok()? == 0 {
-            return None;
-        }
-    }
-    let error: serde_json::Value = serde_json::from_slice(&body).ok()?;
-    Some(error.get("message")?.as_str()?.to_string())
-}
-
-pub(super) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
-    let fields = head.lines().skip(1).filter_map(|line| line.split_once(':'));
-    fields.filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
-}
-
-fn unreachable(address: SocketAddr, reason: impl Into<String>) -> LinkError {
+pub(super) fn unreachable(address: SocketAddr, reason: impl Into<String>) -> LinkError {
     LinkError::Unreachable { address, reason: reason.into() }
 }

@@ -2,9 +2,9 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::client::header;
 use super::frame;
 use super::message::{Claim, Operation, Reply, Request};
+use super::upgrade::header;
 use super::{Lane, LinkConfig, answer};
 use crate::gossip::live_identities;
 use crate::model::SlotSet;

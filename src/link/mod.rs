@@ -15,6 +15,7 @@ mod message;
 mod server;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

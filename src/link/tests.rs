@@ -288,7 +288,7 @@ async fn an_impostor_learns_nothing_of_what_is_asked() {
         let impostor = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let head = asked(&mut stream).await;
-            let field = |name: &str| client::header(&head, name);
+            let field = |name: &str| upgrade::header(&head, name);
             let nonce = field("shoal-nonce").unwrap();
             let proof = match impostor {
                 0 => String::new(),

@@ -1,0 +1,99 @@
+//! How the asking end comes by a link: a connection, under TLS if that is spoken, an HTTP request, and the handshake.
+//!
+//! Follows nothing: an answer other than the upgrade is a refusal, which is quoted.
+
+use std::io;
+use std::net::SocketAddr;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::client::unreachable;
+use super::handshake::Asked;
+use super::{CLUSTER_HEADER, Lane, LinkConfig, LinkError, PATH, PROTOCOL};
+use crate::net::TcpStream;
+use crate::security::{KeyId, Stream};
+
+/// The longest answer to an upgrade request.
+const RESPONSE_BYTES_MAX: usize = 8 << 10;
+
+/// An upgraded connection, what arrived on it early, and the secret that it rests on.
+pub(super) type Upgraded = (Stream, BytesMut, Option<KeyId>);
+
+/// Connects and asks for the link.
+pub(super) async fn upgrade(
+    address: SocketAddr,
+    lane: Lane,
+    config: &LinkConfig,
+) -> Result<Upgraded, LinkError> {
+    let failed = |error: io::Error| unreachable(address, error.to_string());
+    let stream = TcpStream::connect(address).await.map_err(|error| match error.kind() {
+        io::ErrorKind::ConnectionRefused => LinkError::Refused(address),
+        _ => failed(error),
+    })?;
+    stream.set_nodelay(true).map_err(failed)?;
+    let mut stream = match &config.tls {
+        None => Stream::Plain(stream),
+        Some(tls) => tls
+            .connect(stream, address)
+            .await
+            .map_err(|error| unreachable(address, format!("its TLS: {error}")))?,
+    };
+    let asked = Asked::new(config);
+    let request = format!(
+        "GET {PATH} HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\nupgrade: {PROTOCOL}\r\n\
+         {CLUSTER_HEADER}: {}\r\n{}: {}\r\n{}\r\n",
+        config.cluster,
+        Lane::HEADER,
+        lane.as_str(),
+        asked.as_ref().map(Asked::headers).unwrap_or_default(),
+    );
+    stream.write_all(request.as_bytes()).await.map_err(failed)?;
+    stream.flush().await.map_err(failed)?;
+    let mut response = BytesMut::with_capacity(1 << 10);
+    let head_bytes = loop {
+        if let Some(end) = response.windows(4).position(|four| four == b"\r\n\r\n") {
+            break end + 4;
+        }
+        if response.len() > RESPONSE_BYTES_MAX {
+            return Err(unreachable(address, "its answer to the upgrade is not HTTP"));
+        }
+        if stream.read_buf(&mut response).await.map_err(failed)? == 0 {
+            return Err(unreachable(address, "it closed the connection instead of upgrading it"));
+        }
+    };
+    let head = response.split_to(head_bytes);
+    let head = String::from_utf8_lossy(&head);
+    if !head.starts_with("HTTP/1.1 101 ") {
+        let status = head.lines().next().unwrap_or_default();
+        let reason = read_reason(&mut stream, response, &head).await;
+        return Err(unreachable(
+            address,
+            format!("it refused the link: {}", reason.as_deref().unwrap_or(status)),
+        ));
+    }
+    if let Some(asked) = &asked {
+        let shown = asked.check(config, lane, |name| header(&head, name));
+        let shown = shown.map_err(|reason| unreachable(address, reason))?;
+        stream.write_all(&shown).await.map_err(failed)?;
+        stream.flush().await.map_err(failed)?;
+    }
+    Ok((stream, response, asked.map(|asked| asked.key())))
+}
+
+/// What the answer's body says, if it is an error in the interface's shape.
+async fn read_reason(stream: &mut Stream, mut body: BytesMut, head: &str) -> Option<String> {
+    let bytes: usize = header(head, "content-length")?.parse().ok()?;
+    while body.len() < bytes.min(RESPONSE_BYTES_MAX) {
+        if stream.read_buf(&mut body).await.ok()? == 0 {
+            return None;
+        }
+    }
+    let error: serde_json::Value = serde_json::from_slice(&body).ok()?;
+    Some(error.get("message")?.as_str()?.to_string())
+}
+
+pub(super) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let fields = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+    fields.filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
+}
