@@ -13,6 +13,7 @@ use hyper::header::CONTENT_TYPE;
 use percent_encoding::percent_decode_str;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::Number;
 
 use super::error::ApiError;
 use super::intake::{Intake, too_long};
@@ -85,7 +86,7 @@ pub(super) struct JsonValue {
 
 /// What stands for a TTL. Anything else than a number or null is not kept, however long it is.
 pub(super) enum JsonTtl {
-    Seconds(f64),
+    Seconds(Number),
     Other(String),
 }
 
@@ -100,15 +101,16 @@ impl<'de> Deserialize<'de> for JsonTtl {
             }
 
             fn visit_f64<E>(self, seconds: f64) -> Result<JsonTtl, E> {
-                Ok(JsonTtl::Seconds(seconds))
+                let other = || JsonTtl::Other(seconds.to_string());
+                Ok(Number::from_f64(seconds).map_or_else(other, JsonTtl::Seconds))
             }
 
             fn visit_u64<E>(self, seconds: u64) -> Result<JsonTtl, E> {
-                Ok(JsonTtl::Seconds(seconds as f64))
+                Ok(JsonTtl::Seconds(seconds.into()))
             }
 
             fn visit_i64<E>(self, seconds: i64) -> Result<JsonTtl, E> {
-                Ok(JsonTtl::Seconds(seconds as f64))
+                Ok(JsonTtl::Seconds(seconds.into()))
             }
 
             fn visit_bool<E>(self, value: bool) -> Result<JsonTtl, E> {
@@ -157,7 +159,10 @@ impl JsonValue {
         let content_type = self.encoding.map(|_| Arc::from(OCTETS));
         let ttl = match self.ttl {
             None => None,
-            Some(JsonTtl::Seconds(ttl)) => Some(seconds(ttl, &ttl.to_string())?),
+            Some(JsonTtl::Seconds(ttl)) => {
+                let text = ttl.to_string();
+                Some(seconds(ttl.as_f64().ok_or_else(|| bad_ttl(&text))?, &text)?)
+            }
             Some(JsonTtl::Other(text)) => return Err(bad_ttl(&text)),
         };
         Ok(NewValue { value, content_type, ttl })
