@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
-use hyper::http::request::Parts;
+use hyper::{HeaderMap, Request};
 use parking_lot::Mutex;
 
 use super::error::ApiError;
 use crate::model::Key;
+use crate::node::Node;
 use crate::security::{
     AdminToken, ApiKeys, Call, Grant, Hash, PROOF_HEADER, Replays, Right, Security, SharedKeyring,
 };
@@ -51,32 +51,34 @@ impl Gate {
         }
     }
 
-    /// Whether the caller at `peer` may send this at `now_ms`.
+    /// Whether the caller at `peer` may send this.
     ///
     /// # Errors
     /// 401 without credentials or with wrong ones, 403 where others would do.
-    pub(super) fn admit(&self, head: &Parts, peer: IpAddr, now_ms: u64) -> Result<Pass, ApiError> {
-        let path = head.uri.path();
-        if path == "/api/v1/health" || path == crate::link::PATH {
+    pub(super) fn admit<B>(&self, request: &Request<B>, peer: IpAddr, node: &Node) -> Result<Pass, ApiError> {
+        let path = request.uri().path();
+        if path.starts_with(super::cache::PREFIX) {
+            self.admit_client(request.headers())
+        } else if path == "/api/v1/health" || path == crate::link::PATH {
             // A link proves itself in its own handshake.
             Ok(Pass::Whole)
         } else if path.starts_with("/internal/") {
-            self.admit_member(head, now_ms)
+            self.admit_member(request, node.now_ms())
         } else if path.starts_with("/admin/") || path == "/metrics" {
-            self.admit_operator(&head.headers, peer)
+            self.admit_operator(request.headers(), peer)
         } else {
-            self.admit_client(&head.headers)
+            self.admit_client(request.headers())
         }
     }
 
-    fn admit_member(&self, head: &Parts, now_ms: u64) -> Result<Pass, ApiError> {
+    fn admit_member<B>(&self, request: &Request<B>, now_ms: u64) -> Result<Pass, ApiError> {
         let Some(keyring) = &self.keyring else { return Ok(Pass::Whole) };
         let keyring = keyring.borrow().clone();
-        let header = head.headers.get(PROOF_HEADER).and_then(|value| value.to_str().ok());
+        let header = request.headers().get(PROOF_HEADER).and_then(|value| value.to_str().ok());
         let call = Call {
             cluster: &self.cluster,
-            method: head.method.as_str(),
-            target: head.uri.path_and_query().map_or("/", |target| target.as_str()),
+            method: request.method().as_str(),
+            target: request.uri().path_and_query().map_or("/", |target| target.as_str()),
         };
         let checked = call.check(&keyring, header, &mut self.replays.lock(), now_ms);
         checked.map(Pass::Proved).map_err(|error| ApiError::unauthorized(error.to_string()))

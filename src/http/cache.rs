@@ -131,14 +131,10 @@ where
         }
         Method::PUT => {
             let is_json = request::content_type(&head.headers)? == Some("application/json");
-            let new = request::new_value(
-                &head.headers,
-                head.uri.query(),
-                body,
-                edge.config.value_bytes_max,
-                &edge.intake(),
-            )
-            .await?;
+            let (bytes_max, intake) = (edge.config.value_bytes_max, edge.intake());
+            // In a box, so that reads do not carry what it needs.
+            let new = Box::pin(request::new_value(&head.headers, head.uri.query(), body, bytes_max, &intake))
+                .await?;
             let condition = condition::of_put(&head.headers)?;
             Ok((Operation::Put(key, new, condition), if is_json { Form::Json } else { Form::Raw }, None))
         }

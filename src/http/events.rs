@@ -11,6 +11,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::Edge;
 use super::error::ApiError;
+use super::limits::Held;
 use crate::node::Event;
 use crate::telemetry::Limit;
 
@@ -20,10 +21,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 pub(super) async fn serve(
     State(edge): State<Edge>,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, ApiError> {
-    let held = edge.event_streams.hold(1, edge.config.limits.event_streams).ok_or_else(|| {
-        edge.node.metrics().refuse(Limit::EventStreams);
-        ApiError::overloaded("too many streams of events are open")
-    })?;
+    let held =
+        Held::new(edge.event_streams.clone(), 1, edge.config.limits.event_streams).ok_or_else(|| {
+            edge.node.metrics().refuse(Limit::EventStreams);
+            ApiError::overloaded("too many streams of events are open")
+        })?;
     let (snapshot, later) = edge.node.events();
     let stopping = edge.stopping.clone();
     let events = stream::once(async move { snapshot })

@@ -80,7 +80,7 @@ impl Intake<'_> {
         let mut first: Option<Bytes> = None;
         let mut rest = BytesMut::new();
         let mut bytes = 0;
-        let mut held: Option<Held> = None;
+        let mut held: Option<Held<&Gauge>> = None;
         while let Some(frame) = body.frame().await {
             let frame = frame
                 .map_err(|error| ApiError::invalid(format!("the body did not arrive whole: {error}")))?;
@@ -111,11 +111,11 @@ impl Intake<'_> {
     }
 
     /// Counts bytes that are kept until the rest has arrived.
-    fn hold(&self, held: &mut Option<Held>, bytes: usize) -> Result<(), ApiError> {
+    fn hold<'a>(&'a self, held: &mut Option<Held<&'a Gauge>>, bytes: usize) -> Result<(), ApiError> {
         let fits = match held {
             Some(held) => held.grow(bytes, self.memory_bytes_max),
             None => {
-                *held = self.memory.hold(bytes, self.memory_bytes_max);
+                *held = Held::new(self.memory, bytes, self.memory_bytes_max);
                 held.is_some()
             }
         };

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -43,26 +44,24 @@ pub struct Limits {
     pub batch_operations: usize,
 }
 
-/// A number of things at a time. Clones share it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Gauge(Arc<AtomicUsize>);
+/// A number of things at a time.
+#[derive(Debug, Default)]
+pub(super) struct Gauge(AtomicUsize);
 
-/// Some of the things that a [`Gauge`] counts.
+/// Some of the things that a [`Gauge`] counts, which is at hand as a reference or shared.
 #[derive(Debug)]
-pub(super) struct Held {
-    gauge: Gauge,
+pub(super) struct Held<G: Deref<Target = Gauge>> {
+    gauge: G,
     amount: usize,
 }
 
-impl Gauge {
+impl<G: Deref<Target = Gauge>> Held<G> {
     /// `amount` more, if there are at most `max` then.
-    pub(super) fn hold(&self, amount: usize, max: usize) -> Option<Held> {
-        let mut held = Held { gauge: self.clone(), amount: 0 };
+    pub(super) fn new(gauge: G, amount: usize, max: usize) -> Option<Held<G>> {
+        let mut held = Held { gauge, amount: 0 };
         held.grow(amount, max).then_some(held)
     }
-}
 
-impl Held {
     /// The same of what is held already. False, and nothing changed, if that would be too many.
     pub(super) fn grow(&mut self, amount: usize, max: usize) -> bool {
         let before = self.gauge.0.fetch_add(amount, Ordering::Relaxed);
@@ -76,7 +75,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl<G: Deref<Target = Gauge>> Drop for Held<G> {
     fn drop(&mut self) {
         self.gauge.0.fetch_sub(self.amount, Ordering::Relaxed);
     }
@@ -200,10 +199,10 @@ mod tests {
     #[test]
     fn what_is_held_is_given_back() {
         let gauge = Gauge::default();
-        let mut held = gauge.hold(3, 4).unwrap();
-        assert!(gauge.hold(2, 4).is_none());
+        let mut held = Held::new(&gauge, 3, 4).unwrap();
+        assert!(Held::new(&gauge, 2, 4).is_none());
         assert!(held.grow(1, 4) && !held.grow(1, 4));
         drop(held);
-        assert!(gauge.hold(4, 4).is_some());
+        assert!(Held::new(&gauge, 4, 4).is_some());
     }
 }

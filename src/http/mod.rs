@@ -42,7 +42,8 @@ use self::cache::Reach;
 use self::error::ApiError;
 use self::intake::Intake;
 pub use self::limits::Limits;
-use self::limits::{Door, Gauge};
+use self::limits::{Door, Gauge, Held};
+use self::watched::Watch;
 use crate::link::LinkConfig;
 use crate::net::TcpListener;
 use crate::node::Node;
@@ -78,7 +79,7 @@ struct Inner {
     tls: Option<Arc<Tls>>,
     gate: Gate,
     requests: Gauge,
-    event_streams: Gauge,
+    event_streams: Arc<Gauge>,
     body_bytes: Gauge,
     link_complaint: Seldom,
     stopping: CancellationToken,
@@ -131,7 +132,7 @@ pub async fn serve(
         config,
         link,
         requests: Gauge::default(),
-        event_streams: Gauge::default(),
+        event_streams: Arc::default(),
         body_bytes: Gauge::default(),
         link_complaint: Seldom::default(),
         stopping,
@@ -173,16 +174,28 @@ struct Caller {
 
 type Answer = Response<Either<Full<Bytes>, Body>>;
 
+/// Sees who asks, and gives the request to who answers it. What is rare is in a box of its own: hyper moves this future several
+/// times for each request, so it had better be short.
 async fn answer(
     edge: &Edge,
     router: &Router,
     caller: &Caller,
+    watch: &Watch,
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
     // Who sends both lengths hopes that somebody in between reads the other one: nothing may follow.
     let is_last = request.headers().contains_key(TRANSFER_ENCODING);
-    let mut response = match edge.requests.hold(1, edge.config.limits.requests) {
-        Some(_held) => dispatch(edge, router, caller, request).await?,
+    let mut response = match Held::new(&edge.requests, 1, edge.config.limits.requests) {
+        Some(_held) => match edge.gate.admit(&request, caller.address.ip(), &edge.node) {
+            Ok(pass) if request.uri().path().starts_with(cache::PREFIX) => {
+                cache::serve(edge, Reach::Cluster, &pass, request).await.map(Either::Left)
+            }
+            Ok(Pass::Proved(expected)) => {
+                Box::pin(take_proved(edge, router, caller, request, expected)).await?
+            }
+            Ok(pass) => Box::pin(route(edge, router, caller, pass, request)).await?,
+            Err(error) => error.to_response().map(Either::Left),
+        },
         None => {
             edge.node.metrics().refuse(Limit::Requests);
             ApiError::overloaded("too many requests are under way").to_response().map(Either::Left)
@@ -192,35 +205,31 @@ async fn answer(
     if is_last {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    watch.end();
     Ok(response)
 }
 
-/// Sees who asks, then gives the request to who answers it.
-async fn dispatch(
+/// What was proved is read as a whole before anything is done.
+async fn take_proved(
     edge: &Edge,
     router: &Router,
     caller: &Caller,
     request: Request<Incoming>,
+    expected: security::Hash,
 ) -> Result<Answer, Infallible> {
     let (head, body) = request.into_parts();
-    let pass = match edge.gate.admit(&head, caller.address.ip(), edge.node.now_ms()) {
-        Ok(pass) => pass,
-        Err(error) => return Ok(error.to_response().map(Either::Left)),
-    };
-    let Pass::Proved(expected) = pass else {
-        return route(edge, router, caller, pass, Request::from_parts(head, body)).await;
-    };
-    // What was proved is read as a whole before anything is done.
     let bytes_max = body_bytes_max(edge.config.value_bytes_max);
-    let body = match edge.intake().read(&head.headers, body, bytes_max).await {
-        Ok(body) if security::hash(&body) == expected => Full::new(body),
+    match edge.intake().read(&head.headers, body, bytes_max).await {
+        Ok(body) if security::hash(&body) == expected => {
+            let request = Request::from_parts(head, Full::new(body));
+            route(edge, router, caller, Pass::Whole, request).await
+        }
         Ok(_) => {
             let error = ApiError::unauthorized("the proof is not for this body");
-            return Ok(error.to_response().map(Either::Left));
+            Ok(error.to_response().map(Either::Left))
         }
-        Err(error) => return Ok(error.to_response().map(Either::Left)),
-    };
-    route(edge, router, caller, Pass::Whole, Request::from_parts(head, body)).await
+        Err(error) => Ok(error.to_response().map(Either::Left)),
+    }
 }
 
 async fn route<B>(
@@ -236,17 +245,12 @@ where
         + Unpin
         + 'static,
 {
-    let path = request.uri().path();
-    let reach = if path.starts_with(cache::PREFIX) {
-        Reach::Cluster
-    } else if path.starts_with(cache::INTERNAL_PREFIX) {
-        Reach::Here
-    } else {
-        request.extensions_mut().insert(pass);
-        request.extensions_mut().insert(caller.clone());
-        return Ok(router.clone().call(request).await?.map(Either::Right));
-    };
-    Ok(cache::serve(edge, reach, &pass, request).await.map(Either::Left))
+    if request.uri().path().starts_with(cache::INTERNAL_PREFIX) {
+        return Ok(cache::serve(edge, Reach::Here, &pass, request).await.map(Either::Left));
+    }
+    request.extensions_mut().insert(pass);
+    request.extensions_mut().insert(caller.clone());
+    Ok(router.clone().call(request).await?.map(Either::Right))
 }
 
 /// The node's own health: 200 while it serves, 503 before it has tried to join and while it stops.

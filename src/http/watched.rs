@@ -6,9 +6,8 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use hyper::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -36,32 +35,30 @@ enum Phase {
 
 const PHASES: [Phase; 5] = [Phase::Idle, Phase::Head, Phase::Busy, Phase::Late, Phase::Over];
 
-/// What the connection's task and its stream know of each other.
+/// What the connection's task and its stream know of each other. Nothing here asks what time it is: that is for the task, which
+/// looks now and then.
 pub(super) struct Watch {
-    started: Instant,
     phase: AtomicU8,
-    /// When the phase began, in microseconds after the start.
-    since_us: AtomicU64,
-    head_timeout: Duration,
-    idle_timeout: Duration,
+    /// Grows with everything that happens.
+    events: AtomicU32,
     metrics: Arc<Metrics>,
 }
 
+/// What the task saw when it last looked.
+pub(super) struct Seen {
+    phase: Phase,
+    events: u32,
+    since: Instant,
+}
+
 impl Watch {
-    pub(super) fn new(limits: &Limits, metrics: Arc<Metrics>) -> Arc<Watch> {
-        Arc::new(Watch {
-            started: Instant::now(),
-            phase: AtomicU8::new(Phase::Idle as u8),
-            since_us: AtomicU64::new(0),
-            head_timeout: limits.head_timeout,
-            idle_timeout: limits.idle_timeout,
-            metrics,
-        })
+    pub(super) fn new(metrics: Arc<Metrics>) -> Arc<Watch> {
+        Arc::new(Watch { phase: AtomicU8::new(Phase::Idle as u8), events: AtomicU32::new(0), metrics })
     }
 
     /// A request is being served from here on.
     pub(super) fn begin(&self) {
-        self.phase.store(Phase::Busy as u8, Ordering::Relaxed);
+        self.enter(Phase::Busy);
     }
 
     /// Its answer is ready.
@@ -69,18 +66,22 @@ impl Watch {
         self.enter(Phase::Idle);
     }
 
-    /// When to look again.
-    pub(super) fn look_at(&self) -> Instant {
-        // A phase may begin right now and end this much later.
-        Instant::now() + self.head_timeout.min(self.idle_timeout) / 4
+    pub(super) fn see(&self) -> Seen {
+        Seen { phase: self.phase(), events: self.events.load(Ordering::Relaxed), since: Instant::now() }
     }
 
-    /// Notices that the time is up; the stream ends when it is next read.
-    pub(super) fn look(&self) {
-        let since = self.started + Duration::from_micros(self.since_us.load(Ordering::Relaxed));
-        let (limit, next) = match self.phase() {
-            Phase::Idle if since.elapsed() >= self.idle_timeout => (Limit::Idle, Phase::Over),
-            Phase::Head if since.elapsed() >= self.head_timeout => (Limit::HeadTime, Phase::Late),
+    /// Notices that the time is up, if nothing has happened since what was seen; the stream then ends when it is next read.
+    pub(super) fn look(&self, seen: &mut Seen, limits: &Limits) {
+        let now = self.see();
+        // Bytes of a head are no reason for patience, or it could be sent for ever.
+        let same = now.phase == seen.phase && now.events == seen.events;
+        if !same {
+            *seen = now;
+            return;
+        }
+        let (limit, next) = match seen.phase {
+            Phase::Idle if seen.since.elapsed() >= limits.idle_timeout => (Limit::Idle, Phase::Over),
+            Phase::Head if seen.since.elapsed() >= limits.head_timeout => (Limit::HeadTime, Phase::Late),
             _ => return,
         };
         self.metrics.refuse(limit);
@@ -101,8 +102,9 @@ impl Watch {
         PHASES[usize::from(self.phase.load(Ordering::Relaxed))]
     }
 
+    /// Only the connection's own task does this, so that nothing is lost between the two steps.
     fn enter(&self, phase: Phase) {
-        self.since_us.store(self.started.elapsed().as_micros() as u64, Ordering::Relaxed);
+        self.events.store(self.events.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 }
