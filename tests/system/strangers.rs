@@ -209,6 +209,7 @@ fn resident_bytes(node: &mut Node) -> u64 {
 
 #[test]
 fn what_is_too_big_is_refused_before_it_is_kept() {
+    let _alone = crate::measured();
     let mut cluster = Cluster::start(1);
     let before = resident_bytes(cluster.node(1));
     let announced = "PUT /api/v1/cache/a HTTP/1.1\r\nhost: x\r\ncontent-length: 1073741824\r\n\r\nx";
