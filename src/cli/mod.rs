@@ -40,7 +40,8 @@ enum Command {
     /// Run a node
     #[command(after_help = "Examples:\n  shoal node --listen 127.0.0.1:8001 --id node1\n  \
         shoal node --listen 127.0.0.1:8002 --id node2 --join 127.0.0.1:8001\n  \
-        shoal node --listen 0.0.0.0:8001 --advertise 10.0.0.5:8001 --join cache.internal:8001")]
+        shoal node --listen 0.0.0.0:8001 --advertise 10.0.0.5:8001 --join cache.internal:8001 \
+        --cluster-secret-file secret")]
     Node(Box<NodeArgs>),
     /// Run several nodes on this machine, to try things out
     #[command(after_help = "Examples:\n  shoal demo\n  shoal demo --nodes 5 --port 9001")]

@@ -47,8 +47,14 @@ async fn start(args: &NodeArgs) -> Result<server::Server, String> {
     let node_id = server::node_id(&config, &bound);
     telemetry::start_logging(args.log_format, &args.log, &node_id)
         .map_err(|error| format!("--log {:?}: {error}", args.log))?;
-    raise_file_limit(config.http.limits.connections);
-    Ok(server::start(config, Arc::new(security), bound, WallClock::system(), &mut rand::rng()))
+    let is_open = config.security.secret.is_none() && !config.listen.ip().is_loopback();
+    let connections = config.http.limits.connections;
+    let started = server::start(config, Arc::new(security), bound, WallClock::system(), &mut rand::rng());
+    raise_file_limit(connections);
+    if is_open {
+        warn!("this cluster has no secret (--insecure): whoever reaches this address may do everything");
+    }
+    Ok(started)
 }
 
 /// On each SIGHUP, what is secret is read again.
