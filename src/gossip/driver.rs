@@ -72,7 +72,7 @@ struct Driver {
     publish: watch::Sender<Arc<crate::model::Members>>,
     events: broadcast::Sender<GossipEvent>,
     buckets: Buckets,
-    complaint: Seldom,
+    complaint: Seldom<()>,
 }
 
 impl Driver {
@@ -131,7 +131,7 @@ impl Driver {
         };
         let Err(reason) = received else { return };
         self.metrics.gossip_rejected.inc();
-        if self.complaint.is_due() {
+        if self.complaint.is_due(()) {
             warn!(%from, %reason, "dropped a datagram; more of these are counted, not logged, for a minute");
         }
     }

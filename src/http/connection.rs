@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 use super::error::ApiError;
 use super::limits::{Door, Doors, Limits};
 use super::watched::{Watch, Watched};
-use super::{Caller, Edge};
+use super::{Caller, Complaint, Edge};
 use crate::net::{TcpListener, TcpStream, first_byte, task};
 use crate::security::{self, Stream};
 use crate::telemetry::Limit;
@@ -103,7 +103,7 @@ async fn turn_away(mut stream: TcpStream, error: &ApiError) {
 async fn serve(stream: TcpStream, from: SocketAddr, door: Door, edge: Edge, router: axum::Router) {
     // Fails on a connection that is already gone, which the first read then says.
     let _ = stream.set_nodelay(true);
-    let Some(stream) = secured(stream, &edge).await else { return };
+    let Some(stream) = secured(stream, from, &edge).await else { return };
     let caller = Caller { address: from, door: Arc::new(door) };
     let limits = &edge.config.limits;
     let watch = Watch::new(edge.node.metrics().clone());
@@ -148,7 +148,7 @@ fn parser(limits: &Limits) -> http1::Builder {
 }
 
 /// The connection under TLS, if that is spoken here.
-async fn secured(mut stream: TcpStream, edge: &Edge) -> Option<Stream> {
+async fn secured(mut stream: TcpStream, from: SocketAddr, edge: &Edge) -> Option<Stream> {
     let Some(tls) = &edge.tls else { return Some(Stream::Plain(stream)) };
     let patience = edge.config.limits.head_timeout;
     match timeout(patience, first_byte(&mut stream)).await {
@@ -165,7 +165,9 @@ async fn secured(mut stream: TcpStream, edge: &Edge) -> Option<Stream> {
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {
             edge.node.metrics().refuse(Limit::NotTls);
-            debug!(%error, "a TLS handshake failed");
+            if edge.complaints.is_due(Complaint::Tls) {
+                warn!(peer = %from, %error, "a TLS handshake failed; more of these are counted, not logged, for a minute");
+            }
             None
         }
         Err(_) => {

@@ -1,5 +1,7 @@
 //! What nodes, and people who debug, ask of one node: joining, leaving, health, and the link.
 
+use std::mem::discriminant;
+
 use axum::Json;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
@@ -13,7 +15,7 @@ use tracing::warn;
 
 use super::error::ApiError;
 use super::watched::Watched;
-use super::{Caller, Edge, health_status, request};
+use super::{Caller, Complaint, Edge, health_status, request};
 use crate::link::{self, Answered, Lane, Refused};
 use crate::model::NodeId;
 use crate::net::{lookup_host, spawn_vital};
@@ -89,7 +91,7 @@ pub(super) async fn upgrade(
     let lane =
         if header(headers, Lane::HEADER) == Some(Lane::Bulk.as_str()) { Lane::Bulk } else { Lane::Requests };
     let answered = link::answer(&edge.link, lane, |name| header(headers, name)).map_err(|refused| {
-        complain(&edge, &caller, &refused);
+        complain(&edge, &caller, Complaint::Refused(discriminant(&refused)), &refused);
         match refused {
             Refused::Cluster { .. } | Refused::SecretNotWanted => ApiError::forbidden(refused.to_string()),
             Refused::NoSecret | Refused::UnknownSecret(_) => ApiError::unauthorized(refused.to_string()),
@@ -107,10 +109,10 @@ pub(super) async fn upgrade(
 }
 
 /// Of somebody who is not let in, as anybody may try again and again.
-fn complain(edge: &Edge, caller: &Caller, reason: &impl std::fmt::Display) {
+fn complain(edge: &Edge, caller: &Caller, kind: Complaint, reason: &impl std::fmt::Display) {
     edge.node.metrics().link_rejected.inc();
-    if edge.link_complaint.is_due() {
-        warn!(peer = %caller.address, %reason, "refused a link; more of these are counted, not logged, for a minute");
+    if edge.complaints.is_due(kind) {
+        warn!(peer = %caller.address, %reason, "refused a link; more like this are counted, not logged, for a minute");
     }
 }
 
@@ -130,7 +132,7 @@ async fn run_link(
     let mut stream = parts.io.into_inner().into_inner();
     let mut early = BytesMut::from(&parts.read_buf[..]);
     if let Err(reason) = answered.admit(&mut stream, &mut early).await {
-        return complain(&edge, &caller, &reason);
+        return complain(&edge, &caller, Complaint::Unproved, &reason);
     }
     let close = |reason: String| {
         edge.node.metrics().link_rejected.inc();

@@ -22,6 +22,7 @@ mod request;
 mod watched;
 
 use std::convert::Infallible;
+use std::mem::Discriminant;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -44,7 +45,7 @@ use self::intake::Intake;
 pub use self::limits::Limits;
 use self::limits::{Door, Gauge, Held};
 use self::watched::Watch;
-use crate::link::LinkConfig;
+use crate::link::{LinkConfig, Refused};
 use crate::net::TcpListener;
 use crate::node::Node;
 use crate::security::{self, Security, Tls};
@@ -81,7 +82,7 @@ struct Inner {
     requests: Gauge,
     event_streams: Arc<Gauge>,
     body_bytes: Gauge,
-    link_complaint: Seldom,
+    complaints: Seldom<Complaint>,
     stopping: CancellationToken,
 }
 
@@ -134,7 +135,7 @@ pub async fn serve(
         requests: Gauge::default(),
         event_streams: Arc::default(),
         body_bytes: Gauge::default(),
-        link_complaint: Seldom::default(),
+        complaints: Seldom::default(),
         stopping,
     }));
     let router = router(edge.clone());
@@ -162,6 +163,17 @@ fn router(edge: Edge) -> Router {
             ApiError::method_not_allowed(format!("{} takes no {}", request.uri().path(), request.method()))
         })
         .with_state(edge)
+}
+
+/// What strangers may bring about often, and is logged seldom.
+#[derive(PartialEq, Eq, Hash)]
+enum Complaint {
+    /// A link was refused, for a reason of this kind.
+    Refused(Discriminant<Refused>),
+    /// A link's proof was missing or wrong.
+    Unproved,
+    /// A handshake of TLS failed.
+    Tls,
 }
 
 /// Who is at the other end of a connection.

@@ -1,6 +1,8 @@
 //! Logs: their shapes, and how to keep one kind of line from filling them.
 
+use std::collections::HashMap;
 use std::fmt::{self, Write as _};
+use std::hash::Hash;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
@@ -16,19 +18,26 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::model::NodeId;
 
-/// Lets one line a minute through, where strangers could bring about any number.
-#[derive(Debug, Default)]
-pub struct Seldom(Mutex<Option<Instant>>);
+/// Lets one line a minute through of each kind, where strangers could bring about any number. There must be few kinds.
+#[derive(Debug)]
+pub struct Seldom<K>(Mutex<HashMap<K, Instant>>);
 
-impl Seldom {
-    const PAUSE: Duration = Duration::from_secs(60);
+/// Between two lines of a kind.
+const PAUSE: Duration = Duration::from_secs(60);
 
-    /// Whether it is time for the next line; then it counts as written.
-    pub fn is_due(&self) -> bool {
-        let mut last = self.0.lock();
-        let due = last.is_none_or(|at| at.elapsed() >= Seldom::PAUSE);
+impl<K> Default for Seldom<K> {
+    fn default() -> Seldom<K> {
+        Seldom(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash> Seldom<K> {
+    /// Whether it is time for the next line of this kind; then it counts as written.
+    pub fn is_due(&self, kind: K) -> bool {
+        let mut written = self.0.lock();
+        let due = written.get(&kind).is_none_or(|at| at.elapsed() >= PAUSE);
         if due {
-            *last = Some(Instant::now());
+            written.insert(kind, Instant::now());
         }
         due
     }
