@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use parking_lot::RwLock;
-use tokio::time::{Duration, Instant, timeout, timeout_at};
+use tokio::time::{Duration, Instant, sleep, timeout, timeout_at};
 
 use super::connection::{Connection, Replied};
 use super::life::Life;
@@ -17,6 +17,7 @@ use super::upgrade::upgrade;
 use super::{BULK_BYTES, CONNECT_TIMEOUT, LATENESS, Lane, LinkConfig, LinkError, SILENCE};
 use crate::model::mix;
 use crate::net::spawn;
+use crate::security::KeyId;
 use crate::telemetry::Metrics;
 
 /// The first wait after a failed connection; doubles up to the second, each shortened at random by up to half.
@@ -75,15 +76,21 @@ impl Pool {
         let Some(mut keyring) = self.config.keyring.clone() else { return std::future::pending().await };
         // An error means that the node stops.
         while keyring.changed().await.is_ok() {
-            let first = keyring.borrow_and_update().first().id;
-            let peers: Vec<_> = self.peers.read().values().cloned().collect();
-            for line in peers.iter().flat_map(|peer| &peer.lines) {
-                let outdated = line.open().filter(|connection| connection.key() != Some(first));
-                if let Some(connection) = outdated {
-                    // The next request opens another one; those under way finish on this one.
-                    line.current.store(None);
-                    spawn(connection.retire());
-                }
+            self.retire_all_but(keyring.borrow_and_update().first().id);
+            // Once more for those that were being opened: that takes no longer.
+            sleep(2 * CONNECT_TIMEOUT).await;
+            self.retire_all_but(keyring.borrow().first().id);
+        }
+    }
+
+    fn retire_all_but(&self, key: KeyId) {
+        let peers: Vec<_> = self.peers.read().values().cloned().collect();
+        for line in peers.iter().flat_map(|peer| &peer.lines) {
+            let outdated = line.open().filter(|connection| connection.key() != Some(key));
+            if let Some(connection) = outdated {
+                // The next request opens another one; those under way finish on this one.
+                line.current.store(None);
+                spawn(connection.retire());
             }
         }
     }
