@@ -10,6 +10,7 @@ use hyper::header::AUTHORIZATION;
 use hyper::{HeaderMap, Request};
 use parking_lot::Mutex;
 
+use super::PREFIX;
 use super::error::ApiError;
 use crate::model::Key;
 use crate::node::Node;
@@ -57,7 +58,7 @@ impl Gate {
     /// 401 without credentials or with wrong ones, 403 where others would do.
     pub(super) fn admit<B>(&self, request: &Request<B>, peer: IpAddr, node: &Node) -> Result<Pass, ApiError> {
         let path = request.uri().path();
-        if path.starts_with(super::cache::PREFIX) {
+        if path.starts_with(PREFIX) {
             self.admit_client(request.headers())
         } else if path == "/api/v1/health" || path == crate::link::PATH {
             // A link proves itself in its own handshake.

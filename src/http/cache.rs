@@ -11,16 +11,11 @@ use hyper::{Method, Request, Response};
 use super::auth::Pass;
 use super::condition::{self, ReadConditions, Verdict};
 use super::error::ApiError;
-use super::{Edge, reply, request};
+use super::{Edge, INTERNAL_PREFIX, PREFIX, reply, request};
 use crate::model::Key;
 use crate::node::{Done, NodeError, Operation, Outcome};
 use crate::security::Right;
 use crate::telemetry::{self, Route};
-
-/// Where clients find keys.
-pub(super) const PREFIX: &str = "/api/v1/cache/";
-/// Where this node's own store is found.
-pub(super) const INTERNAL_PREFIX: &str = "/internal/cache/";
 
 /// How far an operation may go.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -51,6 +51,11 @@ use crate::node::Node;
 use crate::security::{self, Security, Tls};
 use crate::telemetry::{Limit, Seldom};
 
+/// Where clients find keys.
+const PREFIX: &str = "/api/v1/cache/";
+/// Where this node's own store is found.
+const INTERNAL_PREFIX: &str = "/internal/cache/";
+
 /// What the edge has to be told.
 #[derive(Clone, Debug)]
 pub struct HttpConfig {
@@ -199,7 +204,7 @@ async fn answer(
     let is_last = request.headers().contains_key(TRANSFER_ENCODING);
     let mut response = match Held::new(&edge.requests, 1, edge.config.limits.requests) {
         Some(_held) => match edge.gate.admit(&request, caller.address.ip(), &edge.node) {
-            Ok(pass) if request.uri().path().starts_with(cache::PREFIX) => {
+            Ok(pass) if request.uri().path().starts_with(PREFIX) => {
                 cache::serve(edge, Reach::Cluster, &pass, request).await.map(Either::Left)
             }
             Ok(Pass::Proved(expected)) => {
@@ -257,7 +262,7 @@ where
         + Unpin
         + 'static,
 {
-    if request.uri().path().starts_with(cache::INTERNAL_PREFIX) {
+    if request.uri().path().starts_with(INTERNAL_PREFIX) {
         return Ok(cache::serve(edge, Reach::Here, &pass, request).await.map(Either::Left));
     }
     request.extensions_mut().insert(pass);

@@ -129,7 +129,7 @@ impl Pool {
     ) -> Result<Replied, LinkError> {
         let patient = is_patient(request);
         if !patient && peer.life.is_silent() {
-            return Err(unreachable(peer.address, "it was silent a moment ago"));
+            return Err(LinkError::unreachable(peer.address, "it was silent a moment ago"));
         }
         let connection = match peer.lines[lane as usize].open() {
             Some(connection) => connection,
@@ -263,7 +263,10 @@ impl Line {
         }
         let upgraded = match timeout(CONNECT_TIMEOUT, upgrade(address, lane, &config)).await {
             Ok(upgraded) => upgraded,
-            Err(_) => Err(unreachable(address, format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))),
+            Err(_) => Err(LinkError::unreachable(
+                address,
+                format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
+            )),
         };
         match upgraded {
             Ok((stream, early, key)) => {
@@ -282,8 +285,4 @@ impl Line {
             }
         }
     }
-}
-
-pub(super) fn unreachable(address: SocketAddr, reason: impl Into<String>) -> LinkError {
-    LinkError::Unreachable { address, reason: reason.into() }
 }

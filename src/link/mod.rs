@@ -130,3 +130,9 @@ pub enum LinkError {
     #[error("the request is too long for a frame")]
     TooLong,
 }
+
+impl LinkError {
+    fn unreachable(address: SocketAddr, reason: impl Into<String>) -> LinkError {
+        LinkError::Unreachable { address, reason: reason.into() }
+    }
+}

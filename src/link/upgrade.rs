@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::client::unreachable;
 use super::handshake::Asked;
 use super::{CLUSTER_HEADER, Lane, LinkConfig, LinkError, PATH, PROTOCOL};
 use crate::net::TcpStream;
@@ -26,7 +25,7 @@ pub(super) async fn upgrade(
     lane: Lane,
     config: &LinkConfig,
 ) -> Result<Upgraded, LinkError> {
-    let failed = |error: io::Error| unreachable(address, error.to_string());
+    let failed = |error: io::Error| LinkError::unreachable(address, error.to_string());
     let stream = TcpStream::connect(address).await.map_err(|error| match error.kind() {
         io::ErrorKind::ConnectionRefused => LinkError::Refused(address),
         _ => failed(error),
@@ -37,7 +36,7 @@ pub(super) async fn upgrade(
         Some(tls) => tls
             .connect(stream, address)
             .await
-            .map_err(|error| unreachable(address, format!("its TLS: {error}")))?,
+            .map_err(|error| LinkError::unreachable(address, format!("its TLS: {error}")))?,
     };
     let asked = Asked::new(config);
     let request = format!(
@@ -56,10 +55,10 @@ pub(super) async fn upgrade(
             break end + 4;
         }
         if response.len() > RESPONSE_BYTES_MAX {
-            return Err(unreachable(address, "its answer to the upgrade is not HTTP"));
+            return Err(LinkError::unreachable(address, "its answer to the upgrade is not HTTP"));
         }
         if stream.read_buf(&mut response).await.map_err(failed)? == 0 {
-            return Err(unreachable(address, "it closed the connection instead of upgrading it"));
+            return Err(LinkError::unreachable(address, "it closed the connection instead of upgrading it"));
         }
     };
     let head = response.split_to(head_bytes);
@@ -67,14 +66,14 @@ pub(super) async fn upgrade(
     if !head.starts_with("HTTP/1.1 101 ") {
         let status = head.lines().next().unwrap_or_default();
         let reason = read_reason(&mut stream, response, &head).await;
-        return Err(unreachable(
+        return Err(LinkError::unreachable(
             address,
             format!("it refused the link: {}", reason.as_deref().unwrap_or(status)),
         ));
     }
     if let Some(asked) = &asked {
         let shown = asked.check(config, lane, |name| header(&head, name));
-        let shown = shown.map_err(|reason| unreachable(address, reason))?;
+        let shown = shown.map_err(|reason| LinkError::unreachable(address, reason))?;
         stream.write_all(&shown).await.map_err(failed)?;
         stream.flush().await.map_err(failed)?;
     }
