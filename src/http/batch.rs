@@ -15,7 +15,7 @@ use super::request::{self, JsonTtl, JsonValue};
 use super::{Edge, condition, reply};
 use crate::link::BATCH_BYTES_MAX;
 use crate::model::{Condition, Key};
-use crate::node::Operation;
+use crate::node::{Operation, Outcome};
 use crate::security::Right;
 use crate::telemetry::{self, Limit, Route};
 
@@ -103,6 +103,12 @@ pub(super) async fn serve(
             Ok((operation, done.next().ok_or_else(lost)??))
         });
         match result {
+            Ok((_, done)) if is_too_long(out.len(), &done.outcome) => write_error(
+                &mut out,
+                &ApiError::too_large(format!(
+                    "the answers of a batch are longer than {BATCH_BYTES_MAX} bytes together"
+                )),
+            ),
             Ok((operation, done)) => {
                 let status = reply::status(&done.outcome).as_u16();
                 reply::write_body(&mut out, operation, &done, now_ms, Some(status));
@@ -147,6 +153,11 @@ fn parse(item: Item, bytes_max: usize, pass: &Pass) -> Result<Operation, ApiErro
             Err(ApiError::invalid(format!("\"op\" is {other:?}; it must be \"get\", \"put\" or \"delete\"")))
         }
     }
+}
+
+/// Whether this would make the answer too long: a few operations may name a long value many times.
+fn is_too_long(bytes: usize, outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Hit(entry) if bytes + entry.value.len() > BATCH_BYTES_MAX)
 }
 
 fn write_error(out: &mut Vec<u8>, error: &ApiError) {

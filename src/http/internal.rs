@@ -6,8 +6,8 @@ use axum::Json;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
-use hyper::StatusCode;
 use hyper::header::{CONNECTION, HeaderMap, HeaderValue, UPGRADE};
+use hyper::{StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -85,7 +85,7 @@ pub(super) async fn upgrade(
     request: axum::extract::Request,
 ) -> Result<Response, ApiError> {
     let headers = request.headers();
-    if header(headers, UPGRADE.as_str()) != Some(link::PROTOCOL) {
+    if header(headers, UPGRADE.as_str()) != Some(link::PROTOCOL) || request.version() != Version::HTTP_11 {
         return Err(ApiError::invalid(format!("this path takes only an upgrade to {}", link::PROTOCOL)));
     }
     let lane =

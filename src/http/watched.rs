@@ -98,6 +98,14 @@ impl Watch {
         written
     }
 
+    /// Under TLS, what was written may still wait for a side that takes nothing: not for ever.
+    fn unless_over(&self, done: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
+        match (done, self.phase()) {
+            (Poll::Pending, Phase::Late | Phase::Over) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            (done, _) => done,
+        }
+    }
+
     fn phase(&self) -> Phase {
         PHASES[usize::from(self.phase.load(Ordering::Relaxed))]
     }
@@ -148,6 +156,9 @@ impl Watched {
 fn is_empty_answer(bytes: &[u8]) -> bool {
     let head_end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
     head_end.is_some_and(|end| {
+        if end + 4 != bytes.len() {
+            return false;
+        }
         let head = &bytes[..end + 2];
         let has = |field: &[u8]| head.windows(field.len()).any(|part| part.eq_ignore_ascii_case(field));
         has(b"\r\ncontent-length: 0\r\n") && !has(b"\r\ncontent-type:")
@@ -211,10 +222,12 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.watch.unless_over(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.watch.unless_over(shut)
     }
 }

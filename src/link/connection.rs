@@ -182,16 +182,16 @@ impl Connection {
                     break;
                 }
                 metrics.link_sent_bytes.inc_by(batch.len() as u64);
+                let writing = async {
+                    stream.write_all(&batch).await?;
+                    // Under TLS, what was written may still wait.
+                    stream.flush().await
+                };
                 // A peer that is stopped takes nothing for as long as it likes: then only closing ends it.
                 let written = tokio::select! {
                     biased;
-                    written = stream.write_all(&batch) => written,
+                    written = writing => written,
                     () = self.closed.cancelled() => return,
-                };
-                // Under TLS, what was written may still wait.
-                let written = match written {
-                    Ok(()) => stream.flush().await,
-                    failed => failed,
                 };
                 if let Err(error) = written {
                     debug!(peer = %self.address, %error, "writing to a link");
