@@ -157,9 +157,13 @@ impl Envelope {
         let (nonce, rest) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(Rejected::Forged)?;
         let (sealed, tag) = rest.split_last_chunk::<TAG_BYTES>().ok_or(Rejected::Forged)?;
         out.extend_from_slice(sealed);
-        let (tag, nonce_) = (Tag::<XChaCha20Poly1305>::from(*tag), XNonce::from(*nonce));
-        let opened =
-            keys.gossip.decrypt_inout_detached(&nonce_, &self.bound(label), out.as_mut_slice().into(), &tag);
+        let tag = Tag::<XChaCha20Poly1305>::from(*tag);
+        let opened = keys.gossip.decrypt_inout_detached(
+            &XNonce::from(*nonce),
+            &self.bound(label),
+            out.as_mut_slice().into(),
+            &tag,
+        );
         opened.map_err(|_| Rejected::Forged)?;
         let sealed_at = out.first_chunk::<TIME_BYTES>().ok_or(Rejected::Forged)?;
         let sealed_at_ms = u64::from_be_bytes(*sealed_at);

@@ -45,8 +45,8 @@ pub enum Answer {
 /// An id and its answer; none if the deadline passed first, when nobody waits for one any more.
 type Finished = (u32, Option<(Reply, Vec<Bytes>)>);
 
-/// Serves one upgraded connection, whose asking end has proved itself, until it closes. `early` is what arrived together with the upgrade request; `bulk` tells
-/// that long answers belong here.
+/// Serves one upgraded connection, whose asking end has proved itself, until it closes. `early` is what arrived together
+/// with the upgrade request; `bulk` tells that long answers belong here.
 ///
 /// # Errors
 /// A sentence saying why the connection was closed, if the peer violated the protocol or vanished in mid-frame.

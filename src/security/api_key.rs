@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::{Hmac, Mac};
 use rand::CryptoRng;
 use sha2::Sha256;
 
+use super::proof::keyed;
 use crate::model::NodeId;
 
 const FORM: &str = "hmac-sha256";
@@ -179,8 +180,7 @@ fn check_name(name: &str) -> Result<(), String> {
 }
 
 fn mac(salt: &[u8], secret: &[u8]) -> Hmac<Sha256> {
-    let mac: Hmac<Sha256> = Hmac::new_from_slice(salt).expect("HMAC takes keys of any length");
-    mac.chain_update(secret)
+    keyed(salt).chain_update(secret)
 }
 
 #[cfg(test)]

@@ -57,8 +57,7 @@ impl Call<'_> {
         let keys = keyring.first();
         let body = hash(body);
         let mac = self.mac(keys, &body, now_ms, nonce).finalize().into_bytes();
-        let [body, mac] = [&body[..], &mac[..]].map(|bytes| URL_SAFE_NO_PAD.encode(bytes));
-        format!("{FORM} {} {now_ms} {nonce:032x} {body} {mac}", keys.id)
+        format!("{FORM} {} {now_ms} {nonce:032x} {} {}", keys.id, text(&body), text(&mac.into()))
     }
 
     /// Checks a header's value before the body is read. Gives the hash that the body must have.
@@ -140,7 +139,8 @@ pub(super) fn is_same(one: &Hash, other: &Hash) -> bool {
         .is_ok()
 }
 
-fn keyed(key: &[u8]) -> Hmac<Sha256> {
+/// HMAC-SHA256 under this key.
+pub(super) fn keyed(key: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("HMAC takes keys of any length")
 }
 

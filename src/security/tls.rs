@@ -192,19 +192,6 @@ pub enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Stream {
-    /// Who is at the other end.
-    ///
-    /// # Errors
-    /// When the connection is gone.
-    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        match self {
-            Stream::Plain(stream) => stream.peer_addr(),
-            Stream::Tls(stream) => stream.get_ref().0.peer_addr(),
-        }
-    }
-}
-
 macro_rules! of_either {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self.get_mut() {
