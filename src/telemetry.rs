@@ -50,6 +50,7 @@ pub enum Limit {
     BodySize,
     BodyTime,
     BodyMemory,
+    AnswerTime,
     BatchSize,
     Idle,
     Connections,
@@ -62,13 +63,14 @@ pub enum Limit {
 }
 
 /// In the order of [`Limit`].
-const LIMITS: [&str; 15] = [
+const LIMITS: [&str; 16] = [
     "head_size",
     "head_time",
     "malformed",
     "body_size",
     "body_time",
     "body_memory",
+    "answer_time",
     "batch_size",
     "idle",
     "connections",

@@ -27,13 +27,13 @@ pub struct LimitArgs {
     /// How long the headers of a request may take to arrive: 1s to 1h
     #[arg(long, value_name = "DURATION", default_value = "10s", env = "SHOAL_HEADER_TIMEOUT")]
     pub header_timeout: String,
-    /// How long the body of a request may take to arrive: 1s to 1h
+    /// How long the body of a request may take to arrive, and an answer to be taken: 1s to 1h
     #[arg(long, value_name = "DURATION", default_value = "30s", env = "SHOAL_BODY_TIMEOUT")]
     pub body_timeout: String,
     /// How long a connection may stay open without a request: 1s to 1h
     #[arg(long, value_name = "DURATION", default_value = "75s", env = "SHOAL_IDLE_TIMEOUT")]
     pub idle_timeout: String,
-    /// Memory for the bodies of all requests that are still arriving: 1MiB to 1TiB
+    /// Memory for the long bodies of all requests and answers; at least three times the longest one: 1MiB to 1TiB
     #[arg(long, value_name = "SIZE", default_value = "256MiB", env = "SHOAL_MAX_BODY_MEMORY")]
     pub max_body_memory: String,
     /// Most connections at a time: 1 to 1000000
@@ -68,8 +68,7 @@ impl LimitArgs {
             head_timeout: duration("header-timeout", &self.header_timeout, TIMEOUT)?,
             body_timeout: duration("body-timeout", &self.body_timeout, TIMEOUT)?,
             idle_timeout: duration("idle-timeout", &self.idle_timeout, TIMEOUT)?,
-            // Room for one value in any case, or none as long as that could be stored.
-            body_memory_bytes: body_memory.max(crate::http::body_bytes_max(value_bytes_max)),
+            body_memory_bytes: body_memory.max(crate::http::body_memory_least(value_bytes_max)),
             connections: count("max-connections", &self.max_connections, 1..=MILLION)?,
             connections_per_address: count(
                 "max-connections-per-address",

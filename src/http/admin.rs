@@ -1,7 +1,7 @@
 //! What people and dashboards ask: the cluster, its nodes, figures, and where a key lives.
 
 use axum::Json;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, State};
 use hyper::header::CONTENT_TYPE;
 use hyper::{StatusCode, Uri};
 use serde_json::{Map, Value, json};
@@ -97,6 +97,7 @@ pub(super) async fn prometheus(
 
 /// `POST /admin/cluster/rebalance`
 pub(super) async fn rebalance(State(edge): State<Edge>) -> Result<Json<Value>, ApiError> {
+    let _under_way = edge.begin()?;
     let report = edge.node.rebalance().await?;
     Ok(Json(json!({
         "message": "rebalance completed",
@@ -107,12 +108,9 @@ pub(super) async fn rebalance(State(edge): State<Edge>) -> Result<Json<Value>, A
 }
 
 /// `GET /admin/locate/{key}`
-pub(super) async fn locate(
-    State(edge): State<Edge>,
-    Path(_): Path<String>,
-    uri: Uri,
-) -> Result<Json<Value>, ApiError> {
-    let key = request::key(uri.path().trim_start_matches("/admin/locate/"))?;
+pub(super) async fn locate(State(edge): State<Edge>, uri: Uri) -> Result<Json<Value>, ApiError> {
+    let key = request::key(uri.path().strip_prefix("/admin/locate/").unwrap_or_default())?;
+    let _under_way = edge.begin()?;
     let location = edge.node.locate(&key).await;
     let owners: Vec<_> =
         location.owners.iter().map(|(node_id, holds)| json!({"node_id": node_id, "holds": holds})).collect();

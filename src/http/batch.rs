@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Instant;
 
 use axum::extract::{Extension, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use hyper::StatusCode;
 use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -83,7 +83,10 @@ pub(super) async fn serve(
 ) -> Result<Response, ApiError> {
     let started = Instant::now();
     let (head, body) = request.into_parts();
-    let body = edge.intake().read(&head.headers, body, BODY_BYTES_MAX).await?;
+    let body = edge.bodies.read(&head.headers, body, BODY_BYTES_MAX).await?;
+    let _under_way = edge.begin()?;
+    // What is in it is kept a second time.
+    let _held = edge.bodies.hold(body.len())?;
     let (parsed, count) = parse_body(&body, edge.config.value_bytes_max, &pass)?;
     let most = edge.config.limits.batch_operations;
     if count > most {
@@ -120,7 +123,8 @@ pub(super) async fn serve(
     out.extend_from_slice(edge.node.id().as_str().as_bytes());
     out.extend_from_slice(b"\"}");
     edge.node.metrics().request(telemetry::Operation::Batch, Route::Local, started.elapsed());
-    Ok(reply::json(StatusCode::OK, out).into_response())
+    let (head, body) = reply::json(StatusCode::OK, out).into_parts();
+    Ok(Response::from_parts(head, edge.bodies.keep(body)?.into()))
 }
 
 /// The first operations in a body, each by itself as it should be or not, and how many there are.

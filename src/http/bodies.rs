@@ -1,8 +1,10 @@
-//! Bodies, taken in within bounds of length, of time, and of memory for all that are arriving.
+//! Bodies of requests and answers, within bounds of length, of time, and of memory for all of them.
 //!
-//! Invariant: nothing is kept of a body that is too long, and no memory is set aside for what was only announced.
+//! Invariant: nothing is kept of a body that is too long, and no memory is set aside for what was only announced. What is
+//! long counts until the last one lets go of it: a request's until it is done, an answer's until it is sent.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -13,24 +15,58 @@ use hyper::body::Body;
 use hyper::header::CONTENT_LENGTH;
 
 use super::error::ApiError;
-use super::limits::{Gauge, Held};
+use super::limits::{Gauge, Held, counted};
 use crate::telemetry::{Limit, Metrics};
+
+/// What is no longer is not counted: the requests that may be under way bound it well enough.
+const SHORT_BYTES: usize = 16 << 10;
 
 /// How much longer than accepted a body may be to be read to its end.
 fn patience(bytes_max: usize) -> usize {
     bytes_max.saturating_mul(4)
 }
 
-/// Takes bodies in, within bounds.
-pub(super) struct Intake<'a> {
-    pub(super) timeout: Duration,
-    /// Bytes of all bodies that are arriving.
-    pub(super) memory: &'a Gauge,
-    pub(super) memory_bytes_max: usize,
-    pub(super) metrics: &'a Metrics,
+/// The bodies that this node has in hand.
+pub(super) struct Bodies {
+    timeout: Duration,
+    memory: Arc<Gauge>,
+    memory_bytes_max: usize,
+    metrics: Arc<Metrics>,
 }
 
-impl Intake<'_> {
+impl Bodies {
+    pub(super) fn new(timeout: Duration, memory_bytes_max: usize, metrics: Arc<Metrics>) -> Bodies {
+        Bodies { timeout, memory: Arc::default(), memory_bytes_max, metrics }
+    }
+
+    /// The same bytes, counted for as long as anybody has them.
+    ///
+    /// # Errors
+    /// 503 if all bodies together are too long.
+    pub(super) fn keep(&self, bytes: Bytes) -> Result<Bytes, ApiError> {
+        match self.hold(bytes.len())? {
+            Some(held) => Ok(counted(bytes, held)),
+            None => Ok(bytes),
+        }
+    }
+
+    /// Counts as many bytes until the guard is dropped; there is none for a few.
+    ///
+    /// # Errors
+    /// 503 if all bodies together are too long.
+    pub(super) fn hold(&self, bytes: usize) -> Result<Option<Held<Arc<Gauge>>>, ApiError> {
+        if bytes <= SHORT_BYTES {
+            return Ok(None);
+        }
+        let held = Held::new(self.memory.clone(), bytes, self.memory_bytes_max);
+        held.map(Some).ok_or_else(|| self.full())
+    }
+
+    fn full(&self) -> ApiError {
+        self.metrics.refuse(Limit::BodyMemory);
+        ApiError::overloaded("too many long bodies are arriving or being sent")
+    }
+
     /// Reads a body of at most `bytes_max`. One that is a little too long is read to its end, so that the client is there to read the error; a
     /// hopeless one is refused at once.
     ///
@@ -80,7 +116,7 @@ impl Intake<'_> {
         let mut first: Option<Bytes> = None;
         let mut rest = BytesMut::new();
         let mut bytes = 0;
-        let mut held: Option<Held<&Gauge>> = None;
+        let mut held = None;
         while let Some(frame) = body.frame().await {
             let frame = frame
                 .map_err(|error| ApiError::invalid(format!("the body did not arrive whole: {error}")))?;
@@ -93,7 +129,7 @@ impl Intake<'_> {
                 _ if bytes > bytes_max => {}
                 None => first = Some(data),
                 Some(start) => {
-                    self.hold(&mut held, if rest.is_empty() { bytes } else { data.len() })?;
+                    self.hold_more(&mut held, bytes)?;
                     if rest.is_empty() {
                         // What has arrived says how much is meant; what was announced may be a lie.
                         let meant = announced.unwrap_or(0).min(bytes_max).min(bytes * 16);
@@ -107,23 +143,22 @@ impl Intake<'_> {
         if bytes > bytes_max {
             return Err(self.too_long(announced.unwrap_or(bytes), bytes_max));
         }
-        Ok(if rest.is_empty() { first.unwrap_or_default() } else { rest.freeze() })
+        match held {
+            Some(held) => Ok(counted(rest.freeze(), held)),
+            None if rest.is_empty() => self.keep(first.unwrap_or_default()),
+            None => Ok(rest.freeze()),
+        }
     }
 
-    /// Counts bytes that are kept until the rest has arrived.
-    fn hold<'a>(&'a self, held: &mut Option<Held<&'a Gauge>>, bytes: usize) -> Result<(), ApiError> {
-        let fits = match held {
-            Some(held) => held.grow(bytes, self.memory_bytes_max),
+    /// Counts what has arrived of a body, `bytes` by now.
+    fn hold_more(&self, held: &mut Option<Held<Arc<Gauge>>>, bytes: usize) -> Result<(), ApiError> {
+        match held {
+            Some(held) => held.grow_to(bytes, self.memory_bytes_max).then_some(()).ok_or_else(|| self.full()),
             None => {
-                *held = Held::new(self.memory, bytes, self.memory_bytes_max);
-                held.is_some()
+                *held = self.hold(bytes)?;
+                Ok(())
             }
-        };
-        if fits {
-            return Ok(());
         }
-        self.metrics.refuse(Limit::BodyMemory);
-        Err(ApiError::overloaded("too many long bodies are arriving"))
     }
 }
 

@@ -45,7 +45,7 @@ where
         },
         Err(error) => Err(error),
     };
-    answered.unwrap_or_else(|error| error.to_response())
+    answered.map_or_else(|error| error.to_response(), |response| response.map(Full::new))
 }
 
 fn right(method: &Method) -> Right {
@@ -58,11 +58,12 @@ async fn answer<B>(
     key: Key,
     request: Request<B>,
     started: Instant,
-) -> Result<Response<Full<Bytes>>, ApiError>
+) -> Result<Response<Bytes>, ApiError>
 where
     B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
 {
     let (operation, form, conditions) = read(edge, key, request).await?;
+    let _under_way = edge.begin()?;
     let result = match reach {
         Reach::Cluster => edge.node.perform(&operation).await,
         Reach::Here => edge
@@ -83,7 +84,7 @@ where
             }
         }
     }
-    Ok(match (&done.outcome, form) {
+    let response = match (&done.outcome, form) {
         (Outcome::Hit(entry), Form::Accepted(accepted))
             if request::wants_raw(&accepted, entry.content_type.as_deref()) =>
         {
@@ -91,7 +92,9 @@ where
         }
         (Outcome::Stored { version, degraded }, Form::Raw) => reply::stored_raw(*version, *degraded),
         _ => reply::to_response(&operation, &done, now_ms),
-    })
+    };
+    let (head, body) = response.into_parts();
+    Ok(Response::from_parts(head, edge.bodies.keep(body)?))
 }
 
 /// What the answer is to look like.
@@ -126,9 +129,9 @@ where
         }
         Method::PUT => {
             let is_json = request::content_type(&head.headers)? == Some("application/json");
-            let (bytes_max, intake) = (edge.config.value_bytes_max, edge.intake());
+            let (bytes_max, bodies) = (edge.config.value_bytes_max, &edge.bodies);
             // In a box, so that reads do not carry what it needs.
-            let new = Box::pin(request::new_value(&head.headers, head.uri.query(), body, bytes_max, &intake))
+            let new = Box::pin(request::new_value(&head.headers, head.uri.query(), body, bytes_max, bodies))
                 .await?;
             let condition = condition::of_put(&head.headers)?;
             Ok((Operation::Put(key, new, condition), if is_json { Form::Json } else { Form::Raw }, None))

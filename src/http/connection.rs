@@ -5,7 +5,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -17,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::error::ApiError;
-use super::limits::{Door, Doors, Limits};
+use super::limits::{Door, Doors, Gauge, Held, Limits};
 use super::watched::{Watch, Watched};
 use super::{Caller, Complaint, Edge};
 use crate::net::{TcpListener, TcpStream, first_byte, task};
@@ -37,7 +36,7 @@ pub(super) async fn accept(listener: TcpListener, edge: Edge, router: axum::Rout
     let connections = TaskTracker::new();
     let metrics = edge.node.metrics().clone();
     let doors = Doors::new(&edge.config.limits, metrics.clone());
-    let farewells = Arc::new(AtomicUsize::new(0));
+    let farewells: Arc<Gauge> = Arc::default();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -54,14 +53,12 @@ pub(super) async fn accept(listener: TcpListener, edge: Edge, router: axum::Rout
                     Err(limit) => {
                         metrics.refuse(limit);
                         // Before TLS nobody would understand why.
-                        if edge.tls.is_none() && farewells.fetch_add(1, Ordering::Relaxed) < FAREWELLS_MAX {
-                            let farewells = farewells.clone();
+                        let held = Held::new(farewells.clone(), 1, FAREWELLS_MAX);
+                        if let Some(held) = held.filter(|_| edge.tls.is_none()) {
                             connections.spawn(task(async move {
                                 turn_away(stream, &too_many(limit)).await;
-                                farewells.fetch_sub(1, Ordering::Relaxed);
+                                drop(held);
                             }));
-                        } else if edge.tls.is_none() {
-                            farewells.fetch_sub(1, Ordering::Relaxed);
                         }
                     }
                 }
@@ -107,15 +104,12 @@ async fn serve(stream: TcpStream, from: SocketAddr, door: Door, edge: Edge, rout
     let caller = Caller { address: from, door: Arc::new(door) };
     let limits = &edge.config.limits;
     let watch = Watch::new(edge.node.metrics().clone());
-    let service = service_fn(|request| {
-        watch.begin();
-        super::answer(&edge, &router, &caller, &watch, request)
-    });
+    let service = service_fn(|request| super::answer(&edge, &router, &caller, &watch, request));
     let io = TokioIo::new(Watched::new(stream, watch.clone()));
     let connection = parser(limits).serve_connection(io, service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     // Looked at four times in the shortest time that there is for anything.
-    let pause = limits.head_timeout.min(limits.idle_timeout) / 4;
+    let pause = limits.head_timeout.min(limits.body_timeout).min(limits.idle_timeout) / 4;
     let mut seen = watch.see();
     let served = loop {
         tokio::select! {
@@ -137,8 +131,6 @@ fn parser(limits: &Limits) -> http1::Builder {
     let mut parser = http1::Builder::new();
     parser
         .max_buf_size(limits.head_bytes)
-        // An answer is one buffer, and `send` of that costs less than `writev` of head and body.
-        .writev(false)
         // A client may close its side as soon as it has asked, as `nc -N` does; it is answered all the same.
         .half_close(true);
     if limits.headers != HEADERS_ON_STACK {

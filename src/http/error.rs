@@ -83,7 +83,8 @@ impl ApiError {
     }
 
     pub(super) fn to_response(&self) -> Response<Full<Bytes>> {
-        let mut response = super::reply::json(self.status, self.body().to_string().into_bytes());
+        let mut response =
+            super::reply::json(self.status, self.body().to_string().into_bytes()).map(Full::new);
         let headers = response.headers_mut();
         match self.status {
             StatusCode::SERVICE_UNAVAILABLE => headers.insert(RETRY_AFTER, HeaderValue::from_static("1")),

@@ -15,7 +15,7 @@ use super::limits::Held;
 use crate::node::Event;
 use crate::telemetry::Limit;
 
-/// A silent stream says that it is alive this often; clients give up after three times as long.
+/// A silent stream says that it is alive at least this often; clients give up after three times as long.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 pub(super) async fn serve(
@@ -27,6 +27,8 @@ pub(super) async fn serve(
             ApiError::overloaded("too many streams of events are open")
         })?;
     let (snapshot, later) = edge.node.events();
+    // Silence would be idleness.
+    let keep_alive = KEEP_ALIVE.min(edge.config.limits.idle_timeout / 3);
     let stopping = edge.stopping.clone();
     let events = stream::once(async move { snapshot })
         .chain(stream::unfold(later, next))
@@ -36,7 +38,7 @@ pub(super) async fn serve(
             Ok(render(&event))
         })
         .take_until(async move { stopping.cancelled().await });
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("alive")))
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(keep_alive).text("alive")))
 }
 
 async fn next(mut receiver: broadcast::Receiver<Event>) -> Option<(Event, broadcast::Receiver<Event>)> {

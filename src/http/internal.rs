@@ -37,6 +37,7 @@ pub(super) async fn join(
     request: axum::extract::Request,
 ) -> Result<Json<Value>, ApiError> {
     let Join { node_id, address } = small_json(&edge, request, "{\"node_id\", \"address\"}").await?;
+    let _under_way = edge.begin()?;
     let node_id = parse_node_id(&node_id)?;
     let resolved = lookup_host(address.as_str()).await.ok().and_then(|mut addresses| addresses.next());
     let resolved = resolved
@@ -54,6 +55,7 @@ pub(super) async fn leave(
     request: axum::extract::Request,
 ) -> Result<Json<Value>, ApiError> {
     let Leave { node_id } = small_json(&edge, request, "{\"node_id\"}").await?;
+    let _under_way = edge.begin()?;
     let node_id = parse_node_id(&node_id)?;
     edge.node
         .remove(&node_id)
@@ -165,7 +167,7 @@ async fn small_json<T: serde::de::DeserializeOwned>(
     expected: &str,
 ) -> Result<T, ApiError> {
     let (head, body) = request.into_parts();
-    let body = edge.intake().read(&head.headers, body, 16 << 10).await?;
+    let body = edge.bodies.read(&head.headers, body, 16 << 10).await?;
     request::parse_json(&body, expected)
 }
 

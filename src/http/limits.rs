@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::telemetry::{Limit, Metrics};
@@ -26,11 +27,11 @@ pub struct Limits {
     pub headers: usize,
     /// From the first byte of a request to the end of its headers.
     pub head_timeout: Duration,
-    /// From there to the end of its body.
+    /// From there to the end of its body; and for a client to take an answer, once it does not take it at once.
     pub body_timeout: Duration,
     /// Without a request.
     pub idle_timeout: Duration,
-    /// Bytes of all bodies that are arriving, together.
+    /// Bytes of all bodies of requests and answers that this node has in hand, together; see [`super::body_memory_least`].
     pub body_memory_bytes: usize,
     /// Open at a time.
     pub connections: usize,
@@ -59,17 +60,19 @@ impl<G: Deref<Target = Gauge>> Held<G> {
     /// `amount` more, if there are at most `max` then.
     pub(super) fn new(gauge: G, amount: usize, max: usize) -> Option<Held<G>> {
         let mut held = Held { gauge, amount: 0 };
-        held.grow(amount, max).then_some(held)
+        held.grow_to(amount, max).then_some(held)
     }
 
-    /// The same of what is held already. False, and nothing changed, if that would be too many.
-    pub(super) fn grow(&mut self, amount: usize, max: usize) -> bool {
-        let before = self.gauge.0.fetch_add(amount, Ordering::Relaxed);
-        let fits = before + amount <= max;
+    /// The same of what is held already: `amount` from now on, which is no less. False, and nothing changed, if that would be
+    /// too many.
+    pub(super) fn grow_to(&mut self, amount: usize, max: usize) -> bool {
+        let more = amount - self.amount;
+        let before = self.gauge.0.fetch_add(more, Ordering::Relaxed);
+        let fits = before + more <= max;
         if fits {
-            self.amount += amount;
+            self.amount = amount;
         } else {
-            self.gauge.0.fetch_sub(amount, Ordering::Relaxed);
+            self.gauge.0.fetch_sub(more, Ordering::Relaxed);
         }
         fits
     }
@@ -79,6 +82,24 @@ impl<G: Deref<Target = Gauge>> Drop for Held<G> {
     fn drop(&mut self) {
         self.gauge.0.fetch_sub(self.amount, Ordering::Relaxed);
     }
+}
+
+/// Bytes that count until nobody has them any more.
+struct Counted {
+    bytes: Bytes,
+    #[expect(dead_code, reason = "counts the bytes for as long as anybody has them")]
+    held: Held<Arc<Gauge>>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The same bytes; what they hold is given back when they are freed.
+pub(super) fn counted(bytes: Bytes, held: Held<Arc<Gauge>>) -> Bytes {
+    Bytes::from_owner(Counted { bytes, held })
 }
 
 /// Counts the open connections.
@@ -201,7 +222,7 @@ mod tests {
         let gauge = Gauge::default();
         let mut held = Held::new(&gauge, 3, 4).unwrap();
         assert!(Held::new(&gauge, 2, 4).is_none());
-        assert!(held.grow(1, 4) && !held.grow(1, 4));
+        assert!(held.grow_to(4, 4) && !held.grow_to(5, 4));
         drop(held);
         assert!(Held::new(&gauge, 4, 4).is_some());
     }

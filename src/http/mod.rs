@@ -7,6 +7,7 @@
 mod admin;
 mod auth;
 mod batch;
+mod bodies;
 mod cache;
 mod condition;
 mod connection;
@@ -14,7 +15,6 @@ mod error;
 mod events;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
-mod intake;
 mod internal;
 mod limits;
 mod reply;
@@ -39,9 +39,9 @@ use tower_service::Service as _;
 
 use self::auth::{Gate, Pass};
 pub(crate) use self::batch::OPERATIONS_MAX as BATCH_OPERATIONS_MAX;
+use self::bodies::Bodies;
 use self::cache::Reach;
 use self::error::ApiError;
-use self::intake::Intake;
 pub use self::limits::Limits;
 use self::limits::{Door, Gauge, Held};
 use self::watched::Watch;
@@ -73,6 +73,13 @@ pub fn body_bytes_max(value_bytes_max: usize) -> usize {
     request::json_bytes_max(value_bytes_max).max(batch::BODY_BYTES_MAX)
 }
 
+/// What the memory for bodies must do for, or a request could never be served: a body, what is in it, and an answer that is
+/// longer by its escapes.
+#[must_use]
+pub fn body_memory_least(value_bytes_max: usize) -> usize {
+    3 * body_bytes_max(value_bytes_max)
+}
+
 /// What every handler needs.
 #[derive(Clone)]
 struct Edge(Arc<Inner>);
@@ -86,7 +93,7 @@ struct Inner {
     gate: Gate,
     requests: Gauge,
     event_streams: Arc<Gauge>,
-    body_bytes: Gauge,
+    bodies: Bodies,
     complaints: Seldom<Complaint>,
     stopping: CancellationToken,
 }
@@ -111,14 +118,13 @@ impl Edge {
         }
     }
 
-    /// Takes bodies in.
-    fn intake(&self) -> Intake<'_> {
-        Intake {
-            timeout: self.config.limits.body_timeout,
-            memory: &self.body_bytes,
-            memory_bytes_max: self.config.limits.body_memory_bytes,
-            metrics: self.node.metrics(),
-        }
+    /// One more request under way. For whatever waits, as soon as its body is here: a slow one takes nobody's place. What is
+    /// answered at once is not counted, so that members get in and those who watch get answers also when there is too much.
+    fn begin(&self) -> Result<Held<&Gauge>, ApiError> {
+        Held::new(&self.requests, 1, self.config.limits.requests).ok_or_else(|| {
+            self.node.metrics().refuse(Limit::Requests);
+            ApiError::overloaded("too many requests are under way")
+        })
     }
 }
 
@@ -134,12 +140,16 @@ pub async fn serve(
     let edge = Edge(Arc::new(Inner {
         gate: Gate::new(&security, &link.cluster),
         tls: security.tls(),
+        bodies: Bodies::new(
+            config.limits.body_timeout,
+            config.limits.body_memory_bytes,
+            node.metrics().clone(),
+        ),
         node,
         config,
         link,
         requests: Gauge::default(),
         event_streams: Arc::default(),
-        body_bytes: Gauge::default(),
         complaints: Seldom::default(),
         stopping,
     }));
@@ -200,23 +210,16 @@ async fn answer(
     watch: &Watch,
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
+    watch.begin();
     // Who sends both lengths hopes that somebody in between reads the other one: nothing may follow.
     let is_last = request.headers().contains_key(TRANSFER_ENCODING);
-    let mut response = match Held::new(&edge.requests, 1, edge.config.limits.requests) {
-        Some(_held) => match edge.gate.admit(&request, caller.address.ip(), &edge.node) {
-            Ok(pass) if request.uri().path().starts_with(PREFIX) => {
-                cache::serve(edge, Reach::Cluster, &pass, request).await.map(Either::Left)
-            }
-            Ok(Pass::Proved(expected)) => {
-                Box::pin(take_proved(edge, router, caller, request, expected)).await?
-            }
-            Ok(pass) => Box::pin(route(edge, router, caller, pass, request)).await?,
-            Err(error) => error.to_response().map(Either::Left),
-        },
-        None => {
-            edge.node.metrics().refuse(Limit::Requests);
-            ApiError::overloaded("too many requests are under way").to_response().map(Either::Left)
+    let mut response = match edge.gate.admit(&request, caller.address.ip(), &edge.node) {
+        Ok(pass) if request.uri().path().starts_with(PREFIX) => {
+            cache::serve(edge, Reach::Cluster, &pass, request).await.map(Either::Left)
         }
+        Ok(Pass::Proved(expected)) => Box::pin(take_proved(edge, router, caller, request, expected)).await?,
+        Ok(pass) => Box::pin(route(edge, router, caller, pass, request)).await?,
+        Err(error) => error.to_response().map(Either::Left),
     };
     edge.count_failure(response.status());
     if is_last {
@@ -236,7 +239,7 @@ async fn take_proved(
 ) -> Result<Answer, Infallible> {
     let (head, body) = request.into_parts();
     let bytes_max = body_bytes_max(edge.config.value_bytes_max);
-    match edge.intake().read(&head.headers, body, bytes_max).await {
+    match edge.bodies.read(&head.headers, body, bytes_max).await {
         Ok(body) if security::hash(&body) == expected => {
             let request = Request::from_parts(head, Full::new(body));
             route(edge, router, caller, Pass::Whole, request).await

@@ -5,7 +5,6 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
@@ -19,15 +18,15 @@ pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 /// What `"degraded": true` is in an answer without a body.
 const DEGRADED: HeaderName = HeaderName::from_static("shoal-degraded");
 
-pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
 /// The answer to one operation, as a single call gives it.
-pub(super) fn to_response(operation: &Operation, done: &Done, now_ms: u64) -> Response<Full<Bytes>> {
+pub(super) fn to_response(operation: &Operation, done: &Done, now_ms: u64) -> Response<Bytes> {
     let mut body = Vec::with_capacity(body_bytes(operation, done));
     write_body(&mut body, operation, done, now_ms, None);
     let mut response = json(status(&done.outcome), body);
@@ -40,8 +39,8 @@ pub(super) fn to_response(operation: &Operation, done: &Done, now_ms: u64) -> Re
 }
 
 /// A hit as the raw bytes that were stored.
-pub(super) fn raw(entry: &Entry, now_ms: u64) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(entry.value.clone()));
+pub(super) fn raw(entry: &Entry, now_ms: u64) -> Response<Bytes> {
+    let mut response = Response::new(entry.value.clone());
     let content_type = entry.content_type.as_deref().unwrap_or(TEXT);
     // It was a header's value when it came in; a peer could send anything.
     let content_type =
@@ -52,8 +51,8 @@ pub(super) fn raw(entry: &Entry, now_ms: u64) -> Response<Full<Bytes>> {
 }
 
 /// The answer to a PUT of raw bytes.
-pub(super) fn stored_raw(version: Version, degraded: bool) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::default());
+pub(super) fn stored_raw(version: Version, degraded: bool) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::NO_CONTENT;
     response.headers_mut().insert(ETAG, etag(version));
     if degraded {
@@ -63,8 +62,8 @@ pub(super) fn stored_raw(version: Version, degraded: bool) -> Response<Full<Byte
 }
 
 /// The answer to a client that has this version already.
-pub(super) fn not_modified(entry: &Entry, now_ms: u64) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::default());
+pub(super) fn not_modified(entry: &Entry, now_ms: u64) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::NOT_MODIFIED;
     add_entry_headers(&mut response, entry, now_ms);
     response
@@ -136,7 +135,7 @@ fn body_bytes(operation: &Operation, done: &Done) -> usize {
     operation.key().as_str().len() + value + value / 16 + 160
 }
 
-fn add_entry_headers(response: &mut Response<Full<Bytes>>, entry: &Entry, now_ms: u64) {
+fn add_entry_headers(response: &mut Response<Bytes>, entry: &Entry, now_ms: u64) {
     response.headers_mut().insert(ETAG, etag(entry.version));
     if let Some(left) = entry.ttl_left(now_ms) {
         let age = HeaderValue::from_str(&format!("max-age={}", whole_seconds(left)));

@@ -15,8 +15,8 @@ use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Number;
 
+use super::bodies::{Bodies, too_long};
 use super::error::ApiError;
-use super::intake::{Intake, too_long};
 use super::reply::TEXT;
 use crate::model::Key;
 use crate::node::NewValue;
@@ -40,7 +40,7 @@ pub(super) async fn new_value<B>(
     query: Option<&str>,
     body: B,
     bytes_max: usize,
-    intake: &Intake<'_>,
+    bodies: &Bodies,
 ) -> Result<NewValue, ApiError>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -48,8 +48,9 @@ where
 {
     match content_type(headers)? {
         Some("application/json") => {
-            let body = intake.read(headers, body, json_bytes_max(bytes_max)).await?;
-            from_json(&body, bytes_max)
+            let body = bodies.read(headers, body, json_bytes_max(bytes_max)).await?;
+            let new = from_json(&body, bytes_max)?;
+            Ok(NewValue { value: bodies.keep(new.value)?, ..new })
         }
         Some("application/x-www-form-urlencoded") => Err(ApiError::invalid(
             "Content-Type is application/x-www-form-urlencoded, which curl -d sends by itself; \
@@ -59,7 +60,7 @@ where
             let ttl = query_ttl(query)?;
             let stored = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or(OCTETS);
             let content_type = Some(Arc::from(stored));
-            let value = intake.read(headers, body, bytes_max).await?;
+            let value = bodies.read(headers, body, bytes_max).await?;
             Ok(NewValue { value, content_type, ttl })
         }
     }
@@ -223,7 +224,6 @@ mod tests {
     use http_body_util::Full;
     use hyper::header::HeaderValue;
 
-    use super::super::limits::Gauge;
     use super::*;
     use crate::telemetry::Metrics;
 
@@ -235,9 +235,8 @@ mod tests {
         let headers = content_type.map(|text| headers(&[(CONTENT_TYPE, text)])).unwrap_or_default();
         let body = Full::new(Bytes::from(body.to_string()));
         let metrics = Metrics::new(&crate::model::NodeId::parse("test").unwrap());
-        let (memory, timeout) = (Gauge::default(), Duration::from_secs(1));
-        let intake = Intake { timeout, memory: &memory, memory_bytes_max: 1 << 20, metrics: &metrics };
-        new_value(&headers, query, body, 10, &intake).await.map_err(|error| error.message)
+        let bodies = Bodies::new(Duration::from_secs(1), 1 << 20, metrics);
+        new_value(&headers, query, body, 10, &bodies).await.map_err(|error| error.message)
     }
 
     #[test]

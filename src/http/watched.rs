@@ -1,4 +1,5 @@
-//! A connection under watch: how long it may be idle or send a head, and what is said when the HTTP parser gives up.
+//! A connection under watch: how long it may be idle, send a head or take an answer, and what is said when the HTTP parser
+//! gives up.
 //!
 //! hyper closes a slow connection without a word and answers a broken request with an empty body; here both get the error
 //! that everything else gets. Invariant: bytes pass unchanged, unless they are the parser's own answer.
@@ -17,6 +18,9 @@ use super::error::ApiError;
 use super::limits::Limits;
 use crate::security::Stream;
 use crate::telemetry::{Limit, Metrics};
+
+/// Head and body of a short answer are sent as one, for `send` of one buffer costs less than `writev` of two.
+const TOGETHER_BYTES_MAX: usize = 4 << 10;
 
 /// What a connection is doing.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,19 +45,28 @@ pub(super) struct Watch {
     phase: AtomicU8,
     /// Grows with everything that happens.
     events: AtomicU32,
+    /// Grows when the other side does not take what is sent at once, and again when it has taken it all: odd in between.
+    blocked: AtomicU32,
     metrics: Arc<Metrics>,
 }
 
-/// What the task saw when it last looked.
+/// What the task saw when it last looked, and since when.
 pub(super) struct Seen {
     phase: Phase,
     events: u32,
     since: Instant,
+    blocked: u32,
+    blocked_since: Instant,
 }
 
 impl Watch {
     pub(super) fn new(metrics: Arc<Metrics>) -> Arc<Watch> {
-        Arc::new(Watch { phase: AtomicU8::new(Phase::Idle as u8), events: AtomicU32::new(0), metrics })
+        Arc::new(Watch {
+            phase: AtomicU8::new(Phase::Idle as u8),
+            events: AtomicU32::new(0),
+            blocked: AtomicU32::new(0),
+            metrics,
+        })
     }
 
     /// A request is being served from here on.
@@ -67,42 +80,67 @@ impl Watch {
     }
 
     pub(super) fn see(&self) -> Seen {
-        Seen { phase: self.phase(), events: self.events.load(Ordering::Relaxed), since: Instant::now() }
+        let now = Instant::now();
+        Seen {
+            phase: self.phase(),
+            events: self.events.load(Ordering::Relaxed),
+            since: now,
+            blocked: self.blocked.load(Ordering::Relaxed),
+            blocked_since: now,
+        }
     }
 
     /// Notices that the time is up, if nothing has happened since what was seen; the stream then ends when it is next read.
     pub(super) fn look(&self, seen: &mut Seen, limits: &Limits) {
         let now = self.see();
-        // Bytes of a head are no reason for patience, or it could be sent for ever.
-        let same = now.phase == seen.phase && now.events == seen.events;
-        if !same {
-            *seen = now;
-            return;
+        // Bytes of a head are no reason for patience, or it could be sent for ever; nor are those of an answer that are taken.
+        if (now.phase, now.events) != (seen.phase, seen.events) {
+            (seen.phase, seen.events, seen.since) = (now.phase, now.events, now.since);
         }
+        if now.blocked != seen.blocked {
+            (seen.blocked, seen.blocked_since) = (now.blocked, now.blocked_since);
+        }
+        let waited = now.since.duration_since(seen.since);
         let (limit, next) = match seen.phase {
-            Phase::Idle if seen.since.elapsed() >= limits.idle_timeout => (Limit::Idle, Phase::Over),
-            Phase::Head if seen.since.elapsed() >= limits.head_timeout => (Limit::HeadTime, Phase::Late),
-            _ => return,
+            Phase::Late | Phase::Over => return,
+            _ if is_odd(seen.blocked) => {
+                if now.blocked_since.duration_since(seen.blocked_since) < limits.body_timeout {
+                    return;
+                }
+                (Limit::AnswerTime, Phase::Over)
+            }
+            Phase::Idle if waited >= limits.idle_timeout => (Limit::Idle, Phase::Over),
+            Phase::Head if waited >= limits.head_timeout => (Limit::HeadTime, Phase::Late),
+            Phase::Idle | Phase::Head | Phase::Busy => return,
         };
         self.metrics.refuse(limit);
         self.enter(next);
     }
 
-    /// An answer that goes on is no idleness; one that the other side does not take is.
+    /// What is said now and then, as in a stream of events, is no idleness.
     fn note_write(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match self.phase() {
             Phase::Late | Phase::Over => return Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Phase::Idle if matches!(written, Poll::Ready(Ok(_))) => self.enter(Phase::Idle),
             Phase::Idle | Phase::Head | Phase::Busy => {}
         }
+        self.note_blocked(written.is_pending(), false);
         written
     }
 
-    /// Under TLS, what was written may still wait for a side that takes nothing: not for ever.
-    fn unless_over(&self, done: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
+    /// Of a flush, which hyper asks for when it has nothing more to write; under TLS, what was written may still wait.
+    fn note_flush(&self, done: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
+        self.note_blocked(done.is_pending(), done.is_ready());
         match (done, self.phase()) {
             (Poll::Pending, Phase::Late | Phase::Over) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             (done, _) => done,
+        }
+    }
+
+    fn note_blocked(&self, begins: bool, ends: bool) {
+        let blocked = self.blocked.load(Ordering::Relaxed);
+        if (begins && !is_odd(blocked)) || (ends && is_odd(blocked)) {
+            self.blocked.store(blocked.wrapping_add(1), Ordering::Relaxed);
         }
     }
 
@@ -117,15 +155,23 @@ impl Watch {
     }
 }
 
+fn is_odd(count: u32) -> bool {
+    count % 2 == 1
+}
+
 /// A stream that tells its watch what passes.
 pub(super) struct Watched {
     stream: Stream,
     watch: Arc<Watch>,
+    /// Whether the rest of something is to be written next.
+    within: bool,
+    /// For what is sent as one.
+    together: Vec<u8>,
 }
 
 impl Watched {
     pub(super) fn new(stream: Stream, watch: Arc<Watch>) -> Watched {
-        Watched { stream, watch }
+        Watched { stream, watch, within: false, together: Vec::new() }
     }
 
     /// What it watched.
@@ -135,7 +181,7 @@ impl Watched {
 
     /// The answer instead of the parser's own, if these bytes are that.
     fn replacement(&self, bytes: &[u8]) -> Option<Vec<u8>> {
-        if !bytes.starts_with(b"HTTP/1.1 4") || !is_empty_answer(bytes) {
+        if self.within || !bytes.starts_with(b"HTTP/1.1 4") || !is_empty_answer(bytes) {
             return None;
         }
         let status = std::str::from_utf8(bytes.get(9..12)?).ok()?.parse().ok()?;
@@ -149,6 +195,14 @@ impl Watched {
         };
         self.watch.metrics.refuse(limit);
         Some(error.to_bytes())
+    }
+
+    /// What became of writing as many `bytes`.
+    fn note(&mut self, written: Poll<io::Result<usize>>, bytes: usize) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(written)) = written {
+            self.within = written < bytes;
+        }
+        self.watch.note_write(written)
     }
 }
 
@@ -200,7 +254,7 @@ impl AsyncWrite for Watched {
             return Poll::Ready(Ok(bytes.len()));
         }
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.watch.note_write(written)
+        self.note(written, bytes.len())
     }
 
     fn poll_write_vectored(
@@ -208,13 +262,19 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match slices {
-            [one] => self.poll_write(cx, one),
-            _ => {
-                let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-                self.watch.note_write(written)
-            }
+        if let [one] = slices {
+            return self.poll_write(cx, one);
         }
+        let this = &mut *self;
+        let bytes = slices.iter().map(|slice| slice.len()).sum();
+        let written = if bytes <= TOGETHER_BYTES_MAX {
+            this.together.clear();
+            slices.iter().for_each(|slice| this.together.extend_from_slice(slice));
+            Pin::new(&mut this.stream).poll_write(cx, &this.together)
+        } else {
+            Pin::new(&mut this.stream).poll_write_vectored(cx, slices)
+        };
+        this.note(written, bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -223,11 +283,11 @@ impl AsyncWrite for Watched {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        self.watch.unless_over(flushed)
+        self.watch.note_flush(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.watch.unless_over(shut)
+        self.watch.note_flush(shut)
     }
 }

@@ -14,6 +14,7 @@ mod formation;
 mod http;
 mod interface;
 mod keys_and_values;
+mod limits;
 mod link_abuse;
 mod moving;
 mod node;
