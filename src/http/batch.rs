@@ -108,9 +108,7 @@ pub(super) async fn serve(
         match result {
             Ok((_, done)) if is_too_long(out.len(), &done.outcome) => write_error(
                 &mut out,
-                &ApiError::too_large(format!(
-                    "the answers of a batch are longer than {BATCH_BYTES_MAX} bytes together"
-                )),
+                &ApiError::too_large(format!("the answer to a batch is longer than {BATCH_BYTES_MAX} bytes")),
             ),
             Ok((operation, done)) => {
                 let status = reply::status(&done.outcome).as_u16();

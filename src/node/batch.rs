@@ -1,10 +1,12 @@
 //! Many operations at once: those for one primary travel in one frame.
 //!
 //! What a primary does not settle takes the path of a single operation; see [`super::route`]. Invariant: operations on one key
-//! are done one after the other, in the order in which they were given.
+//! are done one after the other, in the order in which they were given. Values that were read count against what one batch may
+//! bring, for a few short operations may name long ones many times.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
@@ -12,13 +14,41 @@ use tokio::time::Instant;
 use super::operation::{outcome_from_wire, unexpected};
 use super::route::{Failure, Performed};
 use super::{Done, Node, NodeError, Operation, Outcome};
-use crate::link::{Claim, Reply, Request};
+use crate::link::{BATCH_BYTES_MAX, Claim, Reply, Request};
 use crate::model::{Key, NodeId};
 use crate::net::task;
 use crate::telemetry::Route;
 
 /// Operations of one batch that are settled one by one at a time.
 const SETTLING_MAX: usize = 64;
+
+/// Bytes of values that a batch has read by now.
+#[derive(Default)]
+struct Read(AtomicUsize);
+
+impl Read {
+    /// Does an operation, unless it is a read and there is no room for more.
+    async fn bounded<F>(&self, operation: &Operation, perform: F) -> Result<Done, NodeError>
+    where
+        F: Future<Output = Performed>,
+    {
+        let too_long = || {
+            NodeError::TooLarge(format!(
+                "the values of a batch are longer than {BATCH_BYTES_MAX} bytes together"
+            ))
+        };
+        if matches!(operation, Operation::Get(_)) && self.0.load(Ordering::Relaxed) > BATCH_BYTES_MAX {
+            return Err(too_long());
+        }
+        let (done, _) = perform.await?;
+        if let Outcome::Hit(entry) = &done.outcome
+            && self.0.fetch_add(entry.value.len(), Ordering::Relaxed) + entry.value.len() > BATCH_BYTES_MAX
+        {
+            return Err(too_long());
+        }
+        Ok(done)
+    }
+}
 
 impl Node {
     /// Does many operations; those for one owner travel together, but those on one key go one after the other. Results in
@@ -46,22 +76,23 @@ impl Node {
             }
         }
         let mut results: Vec<Option<Result<Done, NodeError>>> = vec![None; operations.len()];
-        let operations = Arc::new(operations);
+        let (operations, read) = (Arc::new(operations), Arc::new(Read::default()));
         let mut under_way = tokio::task::JoinSet::new();
         for (primary, indexes) in groups {
             let (node, operations, primary) = (self.clone(), operations.clone(), primary.clone());
+            let read = read.clone();
             under_way.spawn(task(async move {
-                let done = node.perform_group(&primary, &operations, &indexes, claim, deadline).await;
+                let done = node.perform_group(&primary, &operations, &indexes, &read, claim, deadline).await;
                 indexes.into_iter().zip(done).collect::<Vec<_>>()
             }));
         }
         for chain in chains {
-            let (node, operations) = (self.clone(), operations.clone());
+            let (node, operations, read) = (self.clone(), operations.clone(), read.clone());
             under_way.spawn(task(async move {
                 let mut done = Vec::with_capacity(chain.len());
                 for index in chain {
-                    let performed = node.perform_by(&operations[index], deadline).await;
-                    done.push((index, performed.map(|(done, _)| done)));
+                    let operation = &operations[index];
+                    done.push((index, read.bounded(operation, node.perform_by(operation, deadline)).await));
                 }
                 done
             }));
@@ -83,6 +114,7 @@ impl Node {
         primary: &NodeId,
         operations: &[Operation],
         indexes: &[usize],
+        read: &Read,
         claim: Claim,
         deadline: Instant,
     ) -> Vec<Result<Done, NodeError>> {
@@ -95,17 +127,12 @@ impl Node {
         };
         let mut each = Vec::with_capacity(indexes.len());
         for (outcome, &index) in outcomes.into_iter().zip(indexes) {
-            each.push(self.complete(
-                &operations[index],
-                outcome,
-                primary,
-                Route::Forwarded,
-                claim.clock,
-                deadline,
-            ));
+            let operation = &operations[index];
+            let completed =
+                self.complete(operation, outcome, primary, Route::Forwarded, claim.clock, deadline);
+            each.push(read.bounded(operation, completed));
         }
-        let performed: Vec<Performed> = stream::iter(each).buffered(SETTLING_MAX).collect().await;
-        performed.into_iter().map(|performed| performed.map(|(done, _)| done)).collect()
+        stream::iter(each).buffered(SETTLING_MAX).collect().await
     }
 
     async fn forward_group(

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::thread::sleep;
+use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -87,8 +87,17 @@ fn who_is_slow_is_told_that_the_time_is_up() {
 
 /// Bytes of memory that the node has in use.
 fn resident_bytes(node: &mut Node) -> u64 {
+    status_bytes(node, "VmRSS:")
+}
+
+/// The most that it ever had.
+fn peak_bytes(node: &mut Node) -> u64 {
+    status_bytes(node, "VmHWM:")
+}
+
+fn status_bytes(node: &mut Node, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", node.process().id())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a figure");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a figure");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
 }
 
@@ -169,6 +178,23 @@ fn what_is_too_big_is_refused_before_it_is_kept() {
 }
 
 #[test]
+fn a_batch_gathers_no_more_of_another_nodes_values_than_it_may_answer() {
+    let _alone = crate::measured();
+    let mut cluster = Cluster::start_with(2, &["--copies", "1", "--request-timeout", "30s"]);
+    let key = cluster.key_owned_by(2);
+    assert_eq!(cluster[2].request("PUT", &key_path(&key), &[], &vec![b'x'; 8 << 20]).status, 204);
+    let before = resident_bytes(cluster.node(1));
+    let gets = json!({"operations": vec![json!({"op": "get", "key": key}); 200]});
+    let answer = cluster[1].post("/api/v1/batch", &gets).expect(200);
+    let statuses: Vec<_> =
+        answer["results"].as_array().expect("results").iter().map(|one| &one["status"]).collect();
+    assert!(statuses[..3].iter().all(|status| **status == 200), "{statuses:?}");
+    assert!(statuses[4..].iter().all(|status| **status == 413), "{statuses:?}");
+    let most = peak_bytes(cluster.node(1));
+    assert!(most < before + (160 << 20), "{} MiB more", (most - before) >> 20);
+}
+
+#[test]
 fn slow_bodies_and_slow_readers_have_their_memory_and_nobody_elses() {
     let _alone = crate::measured();
     let flags = ["--max-body-memory", "1MiB", "--max-requests", "3", "--body-timeout", "3s"];
@@ -227,7 +253,7 @@ fn requests_streams_and_batches_have_a_number_that_is_enough() {
             })
         })
         .collect();
-    while !writing.iter().all(|thread| thread.is_finished()) {
+    while !writing.iter().all(JoinHandle::is_finished) {
         assert_eq!(cluster[1].get("/api/v1/health").status, 200, "who watches gets an answer");
         sleep(Duration::from_millis(5));
     }
