@@ -9,6 +9,7 @@ mod simulated;
 
 use std::any::Any;
 use std::future::Future;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -71,6 +72,19 @@ fn end(panic: Box<dyn Any + Send>) -> ! {
 pub async fn first_byte(stream: &mut TcpStream) -> std::io::Result<Option<u8>> {
     let mut first = [0];
     Ok((stream.peek(&mut first).await? == 1).then_some(first[0]))
+}
+
+/// Addresses that count as one where somebody is to have no more than a share: of IPv6 a whole /64, which is what one customer
+/// has.
+#[must_use]
+pub fn customer(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6([a, b, c, d, 0, 0, 0, 0].into())
+        }
+        other => other,
+    }
 }
 
 /// What a set of tasks is to be given instead of `future` itself.

@@ -1,12 +1,15 @@
 //! How many datagrams of one source are looked at, before anything about them is known.
 //!
-//! A token bucket for each address, in bounded memory. Invariant: what is refused has cost one lookup.
+//! A token bucket for each address (of IPv6, for each /64), in bounded memory; members have one in any case. Invariant: what
+//! is refused has cost a lookup or two.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::net::customer;
 
 /// Far more than any member sends, also if many share an address, for whoever forges a member's address takes from its
 /// bucket; and so few that opening all of them takes a hundredth of a core.
@@ -35,16 +38,24 @@ impl Buckets {
         Buckets { sources: BTreeMap::new(), others: Bucket::full(now), swept_at: now }
     }
 
-    /// Whether one more datagram of this source is looked at.
-    pub(super) fn admit(&mut self, source: IpAddr, now: Instant) -> bool {
+    /// Whether one more datagram of this source is looked at; `is_member` is asked where there is no room for everybody.
+    pub(super) fn admit(
+        &mut self,
+        source: IpAddr,
+        is_member: impl FnOnce(IpAddr) -> bool,
+        now: Instant,
+    ) -> bool {
+        let group = customer(source);
         if now.duration_since(self.swept_at) > IDLE {
             self.swept_at = now;
             self.sources.retain(|_, bucket| now.duration_since(bucket.filled_at) <= IDLE);
         }
         let has_room = self.sources.len() < SOURCES_MAX;
-        match self.sources.get_mut(&source) {
+        match self.sources.get_mut(&group) {
             Some(bucket) => bucket.take(now),
-            None if has_room => self.sources.entry(source).or_insert(Bucket::full(now)).take(now),
+            None if has_room || is_member(source) => {
+                self.sources.entry(group).or_insert(Bucket::full(now)).take(now)
+            }
             None => self.others.take(now),
         }
     }
@@ -76,7 +87,7 @@ mod tests {
     }
 
     fn admitted(buckets: &mut Buckets, number: u32, datagrams: usize, now: Instant) -> usize {
-        (0..datagrams).filter(|_| buckets.admit(source(number), now)).count()
+        (0..datagrams).filter(|_| buckets.admit(source(number), |_| false, now)).count()
     }
 
     #[test]
@@ -93,12 +104,15 @@ mod tests {
     fn sources_without_number_take_bounded_memory_and_share_what_is_left() {
         let start = Instant::now();
         let mut buckets = Buckets::new(start);
-        let admitted_at =
-            |buckets: &mut Buckets, now| (0..100_000).filter(|&n| buckets.admit(source(n), now)).count();
+        let admitted_at = |buckets: &mut Buckets, now| {
+            (0..100_000).filter(|&n| buckets.admit(source(n), |_| false, now)).count()
+        };
         assert_eq!(admitted_at(&mut buckets, start), SOURCES_MAX + 10_000);
         assert_eq!(buckets.sources.len(), SOURCES_MAX);
+        assert_eq!(admitted(&mut buckets, 1 << 20, 1, start), 0);
+        assert!(buckets.admit(source(1 << 20), |address| address == source(1 << 20), start), "a member");
         let later = start + Duration::from_secs(3);
-        assert!(buckets.admit(source(7), later));
+        assert!(buckets.admit(source(7), |_| false, later));
         assert_eq!(buckets.sources.len(), 1, "the idle ones are gone");
     }
 }

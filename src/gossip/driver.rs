@@ -97,6 +97,10 @@ impl Driver {
                 self.machine.excuse(lateness);
             }
             self.drain(&mut buffer);
+            // In a flood there is always another datagram, and the select never gets to the commands.
+            if command.is_none() {
+                command = self.inbox.try_recv().ok();
+            }
             let now = self.now();
             self.machine.run_timers(now);
             if let Some(command) = command {
@@ -125,7 +129,9 @@ impl Driver {
         self.metrics.gossip_received.inc();
         self.metrics.gossip_received_bytes.inc_by(datagram.len() as u64);
         let now = self.now();
-        let received = match self.buckets.admit(from.ip(), now.instant) {
+        let members = self.machine.members();
+        let is_member = |address| members.iter().any(|member| member.address.ip() == address);
+        let received = match self.buckets.admit(from.ip(), is_member, now.instant) {
             true => self.machine.receive(datagram, now),
             false => Err(Rejected::TooMany),
         };

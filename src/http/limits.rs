@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use crate::net::customer;
 use crate::telemetry::{Limit, Metrics};
 
 /// Connections beyond the limit that members get, so that nobody can keep members from each other by opening many.
@@ -137,7 +138,7 @@ impl Doors {
 
     /// One more connection from there.
     pub(super) fn enter(&self, from: IpAddr, is_member: bool) -> Result<Door, Limit> {
-        let address = group(from);
+        let address = customer(from);
         let reserve = if is_member { RESERVED_FOR_MEMBERS } else { 0 };
         let mut open = self.0.open.lock();
         let here = open.by_address.get(&address).copied().unwrap_or_default();
@@ -163,17 +164,6 @@ impl Drop for Door {
             Some(count) if *count > 1 => *count -= 1,
             _ => drop(open.by_address.remove(&self.address)),
         }
-    }
-}
-
-/// Addresses that count as one: of IPv6 a whole /64, which is what one customer has.
-fn group(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) if !address.is_loopback() => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6([a, b, c, d, 0, 0, 0, 0].into())
-        }
-        other => other,
     }
 }
 

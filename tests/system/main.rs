@@ -7,6 +7,7 @@ mod access;
 mod cluster;
 mod command_line;
 mod conditional;
+mod datagrams;
 mod events;
 mod failures;
 mod files;
