@@ -129,9 +129,9 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// What is in a variable is not repeated: it is a secret.
-    fn in_variable(name: &str, reason: String) -> ConfigError {
-        ConfigError { what: name.into(), reason }
+    /// Of something whose value is a secret.
+    fn unrepeated(name: &str, reason: impl Into<String>) -> ConfigError {
+        ConfigError { what: name.into(), reason: reason.into() }
     }
 }
 

@@ -68,7 +68,7 @@ enum Command {
     Key(key::KeyArgs),
     /// Print the header that proves one call of /internal to a cluster that has a secret
     #[command(after_help = "Example:\n  \
-        curl -H \"$(shoal proof GET /internal/cluster/health)\" 127.0.0.1:8001/internal/cluster/health")]
+        curl -H \"$(shoal proof --to node1 GET /internal/cluster/health)\" 127.0.0.1:8001/internal/cluster/health")]
     Proof(proof::ProofArgs),
     /// Follow what happens in the cluster, one line each
     #[command(after_help = "Example:\n  shoal watch --node 127.0.0.1:8002")]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::config::{Config, NodeArgs};
@@ -21,6 +21,8 @@ const OTHER_FILES: usize = 512;
 
 /// Runs the node.
 pub(super) async fn run(args: &NodeArgs) -> ExitCode {
+    // Before anything else: until it is caught, it ends the process. Fails only for kinds that may not be caught.
+    let hangup = signal(SignalKind::hangup()).expect("SIGHUP can be caught");
     let started = match start(args).await {
         Ok(started) => started,
         Err(reason) => return fail(&reason),
@@ -28,7 +30,7 @@ pub(super) async fn run(args: &NodeArgs) -> ExitCode {
     let stop = tokio::select! {
         stop = started.stop_wanted() => stop,
         () = signalled() => Stop::Leave,
-        never = reload_when_told(&started) => match never {},
+        never = reload_when_told(&started, hangup) => match never {},
     };
     if let Stop::Fatal(reason) = stop {
         return fail(&reason);
@@ -58,9 +60,7 @@ async fn start(args: &NodeArgs) -> Result<server::Server, String> {
 }
 
 /// On each SIGHUP, what is secret is read again.
-async fn reload_when_told(started: &server::Server) -> Infallible {
-    // Fails only for kinds that may not be caught.
-    let mut hangup = signal(SignalKind::hangup()).expect("SIGHUP can be caught");
+async fn reload_when_told(started: &server::Server, mut hangup: Signal) -> Infallible {
     loop {
         hangup.recv().await;
         match started.reload() {

@@ -8,11 +8,15 @@ use rand::RngExt;
 
 use super::{Failure, output};
 use crate::config::SecurityArgs;
+use crate::model::NodeId;
 use crate::net::WallClock;
 use crate::security::{self, Call, PROOF_HEADER};
 
 #[derive(Args, Debug)]
 pub(super) struct ProofArgs {
+    /// Name of the node that is to be called
+    #[arg(long, value_name = "NAME")]
+    to: String,
     /// Method of the call: GET, PUT …
     method: String,
     /// Path and query, as they are sent
@@ -38,7 +42,10 @@ pub(super) fn run(args: ProofArgs) -> Result<(), Failure> {
     let body = args.body.as_ref().map(|path| {
         fs::read(path).map_err(|error| Failure::Usage(format!("{} cannot be read: {error}", path.display())))
     });
-    let call = Call { cluster: &args.cluster, method: &args.method.to_uppercase(), target: &args.path };
+    let node =
+        NodeId::parse(&args.to).map_err(|error| Failure::Usage(format!("--to {:?}: {error}", args.to)))?;
+    let call =
+        Call { cluster: &args.cluster, node: &node, method: &args.method.to_uppercase(), target: &args.path };
     let now_ms = WallClock::system().now_ms();
     let proof = call.prove(&keyring, &body.transpose()?.unwrap_or_default(), now_ms, rand::rng().random());
     output::line(&format!("{PROOF_HEADER}: {proof}"))

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 use tokio_rustls::rustls;
 
 use super::{ConfigError, bad};
-use crate::security::{Keyring, SecretSource, SecurityConfig, TlsConfig};
+use crate::security::{Keyring, SECRET_PREFIX, SecretSource, SecurityConfig, TlsConfig};
 
 /// Holds the secrets themselves, one a line.
 const SECRET_VARIABLE: &str = "SHOAL_CLUSTER_SECRET";
@@ -61,6 +61,11 @@ impl SecurityArgs {
                           nobody else is in";
             return Err(bad("listen", &listen.to_string(), reason));
         }
+        if let (Some(path), None) = (&self.api_keys_file, &secret) {
+            let reason = "without a cluster secret /internal and the link would stand open beside the keys: make one with \
+                          `shoal secret` and give its file to every node with --cluster-secret-file";
+            return Err(bad("api-keys-file", &path.display().to_string(), reason));
+        }
         Ok(SecurityConfig {
             secret,
             tls: self.tls()?,
@@ -72,23 +77,34 @@ impl SecurityArgs {
     /// Where the cluster's secret is; a credential that the service manager passed on gives way to what was asked for.
     ///
     /// # Errors
-    /// When it is in two places, or the environment holds something else.
+    /// When it is in two places, or the environment holds something else. Nothing that was meant as a secret counts as none.
     pub fn secret(&self) -> Result<Option<SecretSource>, ConfigError> {
-        let in_environment = std::env::var(SECRET_VARIABLE).ok().filter(|text| !text.is_empty());
-        match (&self.cluster_secret_file, in_environment) {
+        match (&self.cluster_secret_file, std::env::var_os(SECRET_VARIABLE)) {
+            (Some(path), _) if path.to_string_lossy().contains(SECRET_PREFIX) => {
+                Err(ConfigError::unrepeated(
+                    "--cluster-secret-file",
+                    "this is a secret; it takes the path of a file that holds one. Others may have seen it in the list of \
+                 processes: make a new one with `shoal secret`",
+                ))
+            }
             (Some(path), Some(_)) => Err(bad(
                 "cluster-secret-file",
                 &path.display().to_string(),
                 format!("{SECRET_VARIABLE} is set as well; give the secret in one of them"),
             )),
             (Some(path), None) => Ok(Some(SecretSource::File(path.clone()))),
-            (None, Some(text)) => match Keyring::parse(&text) {
-                Ok(keyring) => Ok(Some(SecretSource::Environment(Arc::new(keyring)))),
-                Err(error) => Err(ConfigError::in_variable(SECRET_VARIABLE, error.to_string())),
-            },
+            (None, Some(text)) => {
+                let text = text.into_string().map_err(|_| "it is not UTF-8".to_string());
+                let keyring = text.and_then(|text| Keyring::parse(&text).map_err(|error| error.to_string()));
+                let keyring = keyring.map_err(|reason| ConfigError::unrepeated(SECRET_VARIABLE, reason))?;
+                Ok(Some(SecretSource::Environment(Arc::new(keyring))))
+            }
             (None, None) => {
                 let folder = std::env::var_os(CREDENTIALS_VARIABLE).map(PathBuf::from);
-                let credential = folder.map(|folder| folder.join(CREDENTIAL)).filter(|path| path.exists());
+                // One that is there and cannot be read is an error soon.
+                let credential = folder
+                    .map(|folder| folder.join(CREDENTIAL))
+                    .filter(|path| !matches!(path.try_exists(), Ok(false)));
                 Ok(credential.map(SecretSource::Credential))
             }
         }

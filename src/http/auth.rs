@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use hyper::header::AUTHORIZATION;
+use hyper::header::{AUTHORIZATION, HOST, HeaderValue, ORIGIN};
 use hyper::{HeaderMap, Request};
 use parking_lot::Mutex;
 
 use super::PREFIX;
 use super::error::ApiError;
-use crate::model::Key;
+use crate::model::{Key, NodeId};
 use crate::node::Node;
 use crate::security::{
     AdminToken, ApiKeys, Call, Grant, Hash, PROOF_HEADER, Replays, Right, Security, SharedKeyring,
@@ -20,10 +20,13 @@ use crate::security::{
 
 /// Where a client's key may stand besides `Authorization: Bearer`.
 const KEY_HEADER: &str = "x-api-key";
+/// What browsers say of the page that asks.
+const FETCH_SITE: &str = "sec-fetch-site";
 
 /// What is asked of those who call.
 pub(super) struct Gate {
     cluster: String,
+    node_id: NodeId,
     keyring: SharedKeyring,
     replays: Mutex<Replays>,
     api_keys: Option<Arc<ArcSwap<ApiKeys>>>,
@@ -42,9 +45,10 @@ pub(super) enum Pass {
 }
 
 impl Gate {
-    pub(super) fn new(security: &Security, cluster: &str) -> Gate {
+    pub(super) fn new(security: &Security, cluster: &str, node_id: &NodeId) -> Gate {
         Gate {
             cluster: cluster.into(),
+            node_id: node_id.clone(),
             keyring: security.keyring(),
             replays: Mutex::default(),
             api_keys: security.api_keys(),
@@ -72,12 +76,21 @@ impl Gate {
         }
     }
 
+    /// Who runs the cluster, as of now, for what goes on after its request was admitted: the answer tells whether they still
+    /// do.
+    pub(super) fn operator(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let token = self.admin_token.clone();
+        let issued = token.as_ref().map(AdminToken::issued);
+        move || token.as_ref().zip(issued.as_ref()).is_none_or(|(token, issued)| token.is_still(issued))
+    }
+
     fn admit_member<B>(&self, request: &Request<B>, now_ms: u64) -> Result<Pass, ApiError> {
-        let Some(keyring) = &self.keyring else { return Ok(Pass::Whole) };
+        let Some(keyring) = &self.keyring else { return admit_anybody(request.headers()) };
         let keyring = keyring.borrow().clone();
         let header = request.headers().get(PROOF_HEADER).and_then(|value| value.to_str().ok());
         let call = Call {
             cluster: &self.cluster,
+            node: &self.node_id,
             method: request.method().as_str(),
             target: request.uri().path_and_query().map_or("/", |target| target.as_str()),
         };
@@ -87,7 +100,7 @@ impl Gate {
 
     fn admit_operator(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Pass, ApiError> {
         match (&self.admin_token, bearer(headers)) {
-            (None, _) if peer.to_canonical().is_loopback() => Ok(Pass::Whole),
+            (None, _) if peer.to_canonical().is_loopback() => admit_anybody(headers),
             (None, _) => Err(ApiError::forbidden(
                 "without --admin-token-file this is answered only to callers on the node's own machine",
             )),
@@ -100,7 +113,7 @@ impl Gate {
     }
 
     fn admit_client(&self, headers: &HeaderMap) -> Result<Pass, ApiError> {
-        let Some(api_keys) = &self.api_keys else { return Ok(Pass::Whole) };
+        let Some(api_keys) = &self.api_keys else { return admit_anybody(headers) };
         let shown = bearer(headers).or_else(|| headers.get(KEY_HEADER)?.to_str().ok());
         let shown = shown.ok_or_else(|| {
             ApiError::unauthorized(
@@ -134,6 +147,31 @@ impl Pass {
             _ => Ok(()),
         }
     }
+}
+
+/// Where no credential is asked for, except for pages of other sites in a browser: they reach what is open to the machine that it
+/// runs on, and nobody there knows of it.
+fn admit_anybody(headers: &HeaderMap) -> Result<Pass, ApiError> {
+    if is_of_another_site(headers) {
+        return Err(ApiError::forbidden(
+            "a page of another site asks for this, and this node asks for no credential; only its own pages are answered then",
+        ));
+    }
+    Ok(Pass::Whole)
+}
+
+/// Whether a browser says that the request comes from a page that this node did not serve (Fetch Metadata Request Headers,
+/// W3C; RFC 6454). Nobody else sends these headers.
+fn is_of_another_site(headers: &HeaderMap) -> bool {
+    let site = headers.get(FETCH_SITE).map(HeaderValue::as_bytes);
+    if site.is_some_and(|site| site != b"same-origin" && site != b"none") {
+        return true;
+    }
+    headers.get(ORIGIN).is_some_and(|origin| {
+        let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+        host.is_none() || origin.map(|(_, authority)| authority) != host
+    })
 }
 
 fn refused(grant: &Grant, right: Right) -> ApiError {

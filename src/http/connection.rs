@@ -65,7 +65,9 @@ pub(super) async fn accept(listener: TcpListener, edge: Edge, router: axum::Rout
             }
             Err(error) => {
                 // Out of file descriptors, most likely: wait for some to be closed.
-                warn!(%error, "could not accept a connection");
+                if edge.complaints.is_due(Complaint::Accept) {
+                    warn!(%error, "could not accept a connection; more of these are not logged for a minute");
+                }
                 sleep(Duration::from_millis(50)).await;
             }
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::sse::{self, KeepAlive, Sse};
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt, future, stream};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -29,9 +29,10 @@ pub(super) async fn serve(
     let (snapshot, later) = edge.node.events();
     // Silence would be idleness.
     let keep_alive = KEEP_ALIVE.min(edge.config.limits.idle_timeout / 3);
-    let stopping = edge.stopping.clone();
+    let (stopping, is_admitted) = (edge.stopping.clone(), edge.gate.operator());
     let events = stream::once(async move { snapshot })
         .chain(stream::unfold(later, next))
+        .take_while(move |_| future::ready(is_admitted()))
         .map(move |event| {
             // Counts for as long as the stream is open.
             let _ = &held;

@@ -1,5 +1,7 @@
 //! Requests as functions of bytes; see [`crate::fuzzing`].
 
+use std::sync::LazyLock;
+
 use hyper::HeaderMap;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 
@@ -11,7 +13,9 @@ use crate::security::{Call, Keyring, Replays, Secret};
 
 const VALUE_BYTES_MAX: usize = 1 << 16;
 const HEADERS: [HeaderName; 4] = [ACCEPT, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH];
-const CALL: Call<'static> = Call { cluster: "fuzz", method: "GET", target: "/internal/cache/a" };
+static NODE: LazyLock<NodeId> = LazyLock::new(|| NodeId::parse("fuzz").expect("a name"));
+static CALL: LazyLock<Call<'static>> =
+    LazyLock::new(|| Call { cluster: "fuzz", node: &NODE, method: "GET", target: "/internal/cache/a" });
 
 /// The body of a batch.
 pub(crate) fn batch(bytes: &[u8]) {

@@ -129,7 +129,7 @@ async fn run_link(
     let parts = match upgrade.await.map(hyper::upgrade::Upgraded::downcast::<TokioIo<Watched>>) {
         Ok(Ok(parts)) => parts,
         Ok(Err(_)) => return warn!("an upgraded connection is not one of this edge"),
-        Err(error) => return warn!(%error, "a link was not upgraded"),
+        Err(error) => return complain(&edge, &caller, Complaint::Upgrade, &error),
     };
     let mut stream = parts.io.into_inner().into_inner();
     let mut early = BytesMut::from(&parts.read_buf[..]);

@@ -138,7 +138,7 @@ pub async fn serve(
     stopping: CancellationToken,
 ) {
     let edge = Edge(Arc::new(Inner {
-        gate: Gate::new(&security, &link.cluster),
+        gate: Gate::new(&security, &link.cluster, node.id()),
         tls: security.tls(),
         bodies: Bodies::new(
             config.limits.body_timeout,
@@ -189,6 +189,10 @@ enum Complaint {
     Unproved,
     /// A handshake of TLS failed.
     Tls,
+    /// The system gave no connection.
+    Accept,
+    /// A connection ended when it was to become a link.
+    Upgrade,
 }
 
 /// Who is at the other end of a connection.

@@ -24,7 +24,7 @@ use self::files::Access;
 pub use self::files::FileError;
 pub use self::proof::{Call, End, Handshake, Hash, PROOF_HEADER, ProofError, bytes, hash, text};
 pub use self::replay::{Replays, Stale, WINDOW_MS};
-pub use self::secret::{KeyId, Keyring, Keys, Secret, SecretError};
+pub use self::secret::{KeyId, Keyring, Keys, SECRET_PREFIX, Secret, SecretError};
 pub use self::tls::{ClientTls, FIRST_BYTE, Stream, Tls, TlsConfig};
 
 /// The secrets in use, now and whenever they change; none if the cluster has none, which does not change.
@@ -143,7 +143,23 @@ impl Security {
 #[derive(Clone)]
 pub struct AdminToken(Arc<ArcSwap<Hash>>);
 
+/// A token at some time.
+#[derive(Clone)]
+pub struct Issued(Arc<Hash>);
+
 impl AdminToken {
+    /// The one that is right now.
+    #[must_use]
+    pub fn issued(&self) -> Issued {
+        Issued(self.0.load_full())
+    }
+
+    /// Whether that is still the one.
+    #[must_use]
+    pub fn is_still(&self, issued: &Issued) -> bool {
+        *issued.0 == **self.0.load()
+    }
+
     /// Whether this is it.
     #[must_use]
     pub fn is(&self, shown: &str) -> bool {

@@ -1,7 +1,7 @@
 //! Proofs of holding the secret: of one HTTP call, and of the two ends of a link to each other.
 //!
-//! All are HMAC-SHA256 (RFC 2104), compared in constant time. A call's proof covers method, path, body and time, and is good
-//! for once. A link's proofs are made with a key of that one connection, out of a nonce of either side, so that nothing
+//! All are HMAC-SHA256 (RFC 2104), compared in constant time. A call's proof covers node, method, path, body and time, and is
+//! good for once. A link's proofs are made with a key of that one connection, out of a nonce of either side, so that nothing
 //! that was overheard opens another link.
 
 use base64::Engine as _;
@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::replay::{Replays, Stale};
 use super::secret::{KeyId, Keyring, Keys};
+use crate::model::NodeId;
 
 /// The header of a proved call.
 pub const PROOF_HEADER: &str = "shoal-proof";
@@ -27,6 +28,8 @@ pub type Hash = [u8; HASH_BYTES];
 pub struct Call<'a> {
     /// The cluster that is meant.
     pub cluster: &'a str,
+    /// The node of it that is meant; another one would take an overheard proof for new.
+    pub node: &'a NodeId,
     /// The method.
     pub method: &'a str,
     /// Path and query as they are sent.
@@ -43,7 +46,7 @@ pub enum ProofError {
     #[error("proved with the secret {0}, which this node does not have")]
     UnknownKey(KeyId),
     /// Not for this call.
-    #[error("the proof is not for this method, path, body and cluster")]
+    #[error("the proof is not for this node, cluster, method, path and body")]
     Wrong,
     /// Too old, or used before.
     #[error("{0}")]
@@ -81,7 +84,7 @@ impl Call<'_> {
 
     fn mac(self, keys: &Keys, body: &Hash, at_ms: u64, nonce: u128) -> Hmac<Sha256> {
         let mut mac = keyed(&keys.calls);
-        for text in [self.cluster, self.method, self.target] {
+        for text in [self.cluster, self.node.as_str(), self.method, self.target] {
             // With their lengths, so that no two calls read the same.
             mac.update(&(text.len() as u64).to_be_bytes());
             mac.update(text.as_bytes());
@@ -190,6 +193,8 @@ impl Handshake {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
@@ -197,7 +202,9 @@ mod tests {
     use super::*;
 
     const NOW: u64 = 1_000_000;
-    const CALL: Call<'static> = Call { cluster: "shoal", method: "PUT", target: "/internal/cache/a" };
+    static NODE: LazyLock<NodeId> = LazyLock::new(|| NodeId::parse("node1").unwrap());
+    static CALL: LazyLock<Call<'static>> =
+        LazyLock::new(|| Call { cluster: "shoal", node: &NODE, method: "PUT", target: "/internal/cache/a" });
 
     fn keyring(seed: u64) -> Keyring {
         Keyring::parse(&Secret::generate(&mut StdRng::seed_from_u64(seed)).to_text()).unwrap()
@@ -217,11 +224,12 @@ mod tests {
             Err(ProofError::Stale(Stale::Replayed))
         );
         for other in [
-            Call { method: "DELETE", ..CALL },
-            Call { target: "/internal/cache/b", ..CALL },
-            Call { target: "/internal/cache/a?ttl=1", ..CALL },
-            Call { cluster: "herring", ..CALL },
-            Call { cluster: "shoalPUT", method: "", ..CALL },
+            Call { method: "DELETE", ..*CALL },
+            Call { target: "/internal/cache/b", ..*CALL },
+            Call { target: "/internal/cache/a?ttl=1", ..*CALL },
+            Call { cluster: "herring", ..*CALL },
+            Call { node: &NodeId::parse("node2").unwrap(), ..*CALL },
+            Call { cluster: "shoalnode1", ..*CALL },
         ] {
             assert_eq!(check(other, &header), Err(ProofError::Wrong), "{other:?}");
         }
@@ -239,15 +247,15 @@ mod tests {
     #[test]
     fn no_word_of_a_proof_can_be_changed() {
         let header = CALL.prove(&keyring(1), b"value", NOW, 7);
-        assert!(check(CALL, &header).is_ok());
+        assert!(check(*CALL, &header).is_ok());
         for index in 0..header.len() {
             let mut changed = header.clone().into_bytes();
             changed[index] = if changed[index] == b'0' { b'1' } else { b'0' };
             let changed = String::from_utf8(changed).unwrap();
-            assert!(check(CALL, &changed).is_err(), "{changed}");
+            assert!(check(*CALL, &changed).is_err(), "{changed}");
         }
         for other in ["", "v1", "v2 x", &header[..header.len() - 1], &format!("{header} x")] {
-            assert_eq!(check(CALL, other), Err(ProofError::Missing), "{other}");
+            assert_eq!(check(*CALL, other), Err(ProofError::Missing), "{other}");
         }
     }
 

@@ -21,6 +21,12 @@ pub enum Stale {
     /// It was here before.
     #[error("a replay: it was here before")]
     Replayed,
+    /// It may have been here before, at a time of which nothing is remembered any more.
+    #[error(
+        "it may be a replay: of its time nothing is remembered any more, because too much came at once or this node's \
+         clock was set back (then start the node again)"
+    )]
+    Forgotten,
 }
 
 /// Remembers the nonces of the window.
@@ -40,8 +46,11 @@ impl Replays {
     pub fn admit(&mut self, at_ms: u64, nonce: u128, now_ms: u64) -> Result<(), Stale> {
         let oldest_ms = now_ms.saturating_sub(WINDOW_MS);
         let apart_ms = at_ms.abs_diff(now_ms);
-        if apart_ms > WINDOW_MS || (at_ms <= self.forgotten_ms && self.forgotten_ms > 0) {
+        if apart_ms > WINDOW_MS {
             return Err(Stale::OutOfTime(apart_ms));
+        }
+        if at_ms <= self.forgotten_ms && self.forgotten_ms > 0 {
+            return Err(Stale::Forgotten);
         }
         if !self.seen.insert((at_ms, nonce)) {
             return Err(Stale::Replayed);
@@ -83,7 +92,7 @@ mod tests {
             assert_eq!(replays.admit(NOW + index / 100, u128::from(index), NOW), Ok(()));
         }
         assert_eq!(replays.seen.len(), REMEMBERED_MAX);
-        assert_eq!(replays.admit(NOW, 0, NOW), Err(Stale::OutOfTime(0)));
+        assert_eq!(replays.admit(NOW, 0, NOW), Err(Stale::Forgotten));
     }
 
     proptest! {

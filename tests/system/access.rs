@@ -1,9 +1,12 @@
 //! Keys of clients, and the token of who runs the cluster.
 
+use std::io::{Read, Write};
+
 use serde_json::json;
 
 use crate::cluster::Cluster;
 use crate::files::{Folder, secret};
+use crate::http;
 use crate::node::Node;
 use crate::process::{PATIENCE, Signal, run};
 
@@ -26,7 +29,11 @@ fn a_client_does_what_its_key_grants_and_nothing_else() {
     let (report_line, report) = issue(&["report", "--rights", "read", "--prefix", "report/"]);
     let file = folder.write("keys", &format!("# clients\n{web_line}{report_line}"));
     assert!(!web_line.contains(web.rsplit('.').next().expect("its end")), "the file holds no key");
-    let cluster = Cluster::start_with(2, &["--api-keys-file", &file]);
+    let cluster_secret = folder.write("secret", &secret());
+    let ended = run(&["node", "--listen", "127.0.0.1:0", "--api-keys-file", &file]);
+    assert!(ended.code == 2 && ended.errors.contains("--cluster-secret-file"), "{}", ended.errors);
+    let cluster =
+        Cluster::start_with(2, &["--api-keys-file", &file, "--cluster-secret-file", &cluster_secret]);
     let ask = |method: &str, path: &str, shown: &str, body: &[u8]| {
         cluster[1].request(method, path, &[("authorization", &bearer(shown))], body)
     };
@@ -77,7 +84,9 @@ fn keys_are_read_again_when_told_and_not_when_they_are_unusable() {
     let (old_line, old) = issue(&["old"]);
     let (new_line, new) = issue(&["new"]);
     let file = folder.write("keys", &old_line);
-    let mut cluster = Cluster::start_with(1, &["--api-keys-file", &file]);
+    let cluster_secret = folder.write("secret", &secret());
+    let flags = ["--api-keys-file", &file, "--cluster-secret-file", &cluster_secret];
+    let mut cluster = Cluster::start_with(1, &flags);
     let status = |cluster: &Cluster, shown: &str| {
         cluster[1].request("GET", "/api/v1/stats", &[("x-api-key", shown)], b"").status
     };
@@ -92,7 +101,7 @@ fn keys_are_read_again_when_told_and_not_when_they_are_unusable() {
     cluster.wait_until("the new key is known", PATIENCE, || status(&cluster, &new) == 200);
     assert_eq!(status(&cluster, &old), 401);
     folder.set_mode("keys", 0o666);
-    let ended = run(&["node", "--listen", "127.0.0.1:0", "--api-keys-file", &file]);
+    let ended = run(&[&["node", "--listen", "127.0.0.1:0"], &flags[..]].concat());
     assert!(ended.code == 2 && ended.errors.contains("chmod 644"), "{}", ended.errors);
 }
 
@@ -146,4 +155,75 @@ fn without_a_token_admin_is_refused_to_callers_from_elsewhere() {
     }
     node.request("POST", "/admin/cluster/rebalance", &[], b"").expect_error(403, "forbidden");
     node.put("key", "the cache is open");
+}
+
+#[test]
+fn a_stream_of_events_ends_when_its_token_is_no_longer_the_one() {
+    let folder = Folder::new();
+    let (old, new) = (secret(), secret());
+    let file = folder.write("token", &old);
+    let mut cluster = Cluster::start(0);
+    cluster.admit(Node::start("n1", &["--admin-token-file", &file]));
+    let mut stream = http::connect(cluster[1].address).expect("a connection");
+    let request = format!("GET /admin/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {old}\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("it is sent");
+    let mut read_until = |end: &str| {
+        let mut seen = Vec::new();
+        while !String::from_utf8_lossy(&seen).contains(end) {
+            let mut some = [0; 4096];
+            let bytes = stream.read(&mut some).expect("it is open");
+            seen.extend_from_slice(&some[..bytes]);
+        }
+        String::from_utf8_lossy(&seen).into_owned()
+    };
+    read_until("event: snapshot");
+    folder.write("token", &new);
+    cluster.node(1).process().signal(Signal::HUP);
+    let admin = |token: &str| {
+        cluster[1].request("GET", "/admin/nodes", &[("authorization", &bearer(token))], b"").status
+    };
+    cluster.wait_until("the new token is known", PATIENCE, || admin(&new) == 200);
+    assert_eq!(admin(&old), 401);
+    let seed = cluster[1].address.to_string();
+    let _second = Node::start("n2", &["--join", &seed]);
+    let rest = read_until("0\r\n\r\n");
+    assert!(!rest.contains("n2"), "{rest}");
+}
+
+#[test]
+fn a_page_of_another_site_is_answered_only_where_it_needs_a_credential() {
+    let folder = Folder::new();
+    let token = secret();
+    let open = Node::start("n1", &[]);
+    let own = format!("http://{}", open.address);
+    let calls = [
+        ("PUT", "/api/v1/cache/a"),
+        ("GET", "/api/v1/cache/a"),
+        ("POST", "/admin/cluster/rebalance"),
+        ("POST", "/internal/cluster/leave"),
+        ("GET", "/metrics"),
+        ("GET", "/nothing"),
+    ];
+    for (method, path) in calls {
+        for header in [
+            ("origin", "http://evil.example"),
+            ("origin", "null"),
+            ("origin", "http://127.0.0.1:1"),
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-site", "same-site"),
+        ] {
+            let answer = open.request(method, path, &[header], b"v");
+            assert!(answer.expect_error(403, "forbidden").contains("another site"), "{method} {path}");
+        }
+    }
+    assert_eq!(open.value("a"), None);
+    for header in [("origin", &*own), ("sec-fetch-site", "same-origin"), ("sec-fetch-site", "none")] {
+        assert_eq!(open.request("PUT", "/api/v1/cache/a", &[header], b"v").status, 204, "{header:?}");
+    }
+    assert_eq!(open.request("GET", "/api/v1/health", &[("origin", "null")], b"").status, 200);
+    // No page has the token but one that was given it.
+    let file = folder.write("token", &token);
+    let closed = Node::start("n2", &["--admin-token-file", &file]);
+    let shown = [("origin", "http://dashboard.example"), ("authorization", &bearer(&token))];
+    assert_eq!(closed.request("GET", "/admin/nodes", &shown, b"").status, 200);
 }

@@ -158,6 +158,8 @@ fn locate_tells_slot_owners_and_holders() {
         assert_eq!(located["owners"], seen[0]["owners"]);
         assert_eq!(located["owners"].as_array().map(Vec::len), Some(2), "two copies are the default");
     }
+    cluster[1].get("/admin/locate/%FF").expect_error(400, "invalid_request");
+    assert_eq!(cluster[1].get("/admin/locate//admin/locate/a").expect(200)["key"], "/admin/locate/a");
 }
 
 #[test]
