@@ -10,6 +10,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, HOST, HeaderName, IF_MATCH, IF_NONE_MATCH};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
+use shoal::model::NodeId;
 use shoal::security::{Call, PROOF_HEADER};
 use tokio::time::{Duration, timeout};
 use turmoil::net::TcpStream;
@@ -102,7 +103,10 @@ impl Client {
             }
             if let Some(keyring) = self.access.keyring.as_ref().filter(|_| path.starts_with("/internal")) {
                 self.proofs += 1;
-                let call = Call { cluster: CLUSTER, method: method.as_str(), target: path };
+                // A node is called as its host is.
+                let name = turmoil::reverse_lookup(node.ip()).unwrap_or_default();
+                let id = NodeId::parse(&name).map_err(unknown)?;
+                let call = Call { cluster: CLUSTER, node: &id, method: method.as_str(), target: path };
                 request = request
                     .header(PROOF_HEADER, call.prove(keyring, body.as_bytes(), clock_ms(), self.proofs));
             }

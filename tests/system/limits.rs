@@ -243,6 +243,8 @@ fn slow_bodies_and_slow_readers_have_their_memory_and_nobody_elses() {
 fn requests_streams_and_batches_have_a_number_that_is_enough() {
     let flags = ["--max-requests", "2", "--max-event-streams", "1", "--max-batch-size", "5"];
     let mut cluster = Cluster::start_with(2, &flags);
+    let is_well = |cluster: &Cluster| cluster[1].get("/api/v1/health").status == 200;
+    cluster.wait_until("it is ready", PATIENCE, || is_well(&cluster));
     // Writes wait for an owner that is silent.
     cluster.stop(2);
     let to = cluster[1].address;
@@ -254,7 +256,7 @@ fn requests_streams_and_batches_have_a_number_that_is_enough() {
         })
         .collect();
     while !writing.iter().all(JoinHandle::is_finished) {
-        assert_eq!(cluster[1].get("/api/v1/health").status, 200, "who watches gets an answer");
+        assert!(is_well(&cluster), "who watches gets an answer");
         sleep(Duration::from_millis(5));
     }
     let answers: Vec<_> = writing.into_iter().map(|thread| thread.join().expect("no panic")).collect();
