@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 use tokio_rustls::rustls;
 
 use super::{ConfigError, bad};
-use crate::security::{Keyring, SECRET_PREFIX, SecretSource, SecurityConfig, TlsConfig};
+use crate::security::{Keyring, SecretSource, SecurityConfig, TlsConfig};
 
 /// Holds the secrets themselves, one a line.
 const SECRET_VARIABLE: &str = "SHOAL_CLUSTER_SECRET";
@@ -80,7 +80,7 @@ impl SecurityArgs {
     /// When it is in two places, or the environment holds something else. Nothing that was meant as a secret counts as none.
     pub fn secret(&self) -> Result<Option<SecretSource>, ConfigError> {
         match (&self.cluster_secret_file, std::env::var_os(SECRET_VARIABLE)) {
-            (Some(path), _) if path.to_string_lossy().contains(SECRET_PREFIX) => {
+            (Some(path), _) if Keyring::parse(&path.to_string_lossy()).is_ok() => {
                 Err(ConfigError::unrepeated(
                     "--cluster-secret-file",
                     "this is a secret; it takes the path of a file that holds one. Others may have seen it in the list of \

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use hyper::header::{AUTHORIZATION, HOST, HeaderValue, ORIGIN};
+use hyper::header::{AUTHORIZATION, HOST, ORIGIN};
 use hyper::{HeaderMap, Request};
 use parking_lot::Mutex;
 
@@ -160,17 +160,16 @@ fn admit_anybody(headers: &HeaderMap) -> Result<Pass, ApiError> {
     Ok(Pass::Whole)
 }
 
-/// Whether a browser says that the request comes from a page that this node did not serve (Fetch Metadata Request Headers,
-/// W3C; RFC 6454). Nobody else sends these headers.
+/// Whether a browser says that the request comes from a page that this node did not serve: by the header of the Fetch
+/// Metadata specification (W3C) where it sends that, else by the page's origin (RFC 6454). Nobody else sends these.
 fn is_of_another_site(headers: &HeaderMap) -> bool {
-    let site = headers.get(FETCH_SITE).map(HeaderValue::as_bytes);
-    if site.is_some_and(|site| site != b"same-origin" && site != b"none") {
-        return true;
+    if let Some(site) = headers.get(FETCH_SITE) {
+        return site != "same-origin" && site != "none";
     }
     headers.get(ORIGIN).is_some_and(|origin| {
-        let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+        let authority = origin.to_str().ok().and_then(|origin| Some(origin.split_once("://")?.1));
         let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-        host.is_none() || origin.map(|(_, authority)| authority) != host
+        authority.is_none() || authority != host
     })
 }
 

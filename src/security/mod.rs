@@ -24,7 +24,7 @@ use self::files::Access;
 pub use self::files::FileError;
 pub use self::proof::{Call, End, Handshake, Hash, PROOF_HEADER, ProofError, bytes, hash, text};
 pub use self::replay::{Replays, Stale, WINDOW_MS};
-pub use self::secret::{KeyId, Keyring, Keys, SECRET_PREFIX, Secret, SecretError};
+pub use self::secret::{KeyId, Keyring, Keys, Secret, SecretError};
 pub use self::tls::{ClientTls, FIRST_BYTE, Stream, Tls, TlsConfig};
 
 /// The secrets in use, now and whenever they change; none if the cluster has none, which does not change.

@@ -14,7 +14,7 @@ use sha2::Sha256;
 
 const SECRET_BYTES: usize = 32;
 /// Begins every secret, so that people, and scanners of repositories, know one when they see it.
-pub const SECRET_PREFIX: &str = "shoal-secret-";
+const PREFIX: &str = "shoal-secret-";
 const SALT: &[u8] = b"shoal cluster secret 1";
 /// Of old secrets, one is enough; each more is one more that may have leaked.
 const SECRETS_MAX: usize = 8;
@@ -48,11 +48,11 @@ impl Secret {
     /// As people keep it.
     #[must_use]
     pub fn to_text(&self) -> String {
-        format!("{SECRET_PREFIX}{}", URL_SAFE_NO_PAD.encode(self.0))
+        format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(self.0))
     }
 
     fn parse(text: &str) -> Option<Secret> {
-        let bytes = URL_SAFE_NO_PAD.decode(text.strip_prefix(SECRET_PREFIX)?).ok()?;
+        let bytes = URL_SAFE_NO_PAD.decode(text.strip_prefix(PREFIX)?).ok()?;
         bytes.try_into().ok().map(Secret)
     }
 }
