@@ -165,3 +165,53 @@ impl Bodies {
 pub(super) fn too_long(bytes: usize, bytes_max: usize) -> ApiError {
     ApiError::too_large(format!("{bytes} bytes, at most {bytes_max} are accepted here"))
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{Full, StreamBody};
+    use hyper::body::Frame;
+
+    use super::*;
+    use crate::model::NodeId;
+
+    const LONG: usize = 20 << 10;
+
+    fn bodies() -> Bodies {
+        let metrics = Metrics::new(&NodeId::parse("test").unwrap());
+        Bodies::new(Duration::from_secs(1), 2 * LONG, metrics)
+    }
+
+    async fn read<B>(bodies: &Bodies, body: B) -> Result<Bytes, ApiError>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: fmt::Display,
+    {
+        bodies.read(&HeaderMap::new(), body, 10 * LONG).await
+    }
+
+    #[tokio::test]
+    async fn what_is_long_counts_until_the_last_one_lets_go_of_it() {
+        let bodies = bodies();
+        let whole = || Full::new(Bytes::from(vec![1; LONG]));
+        let pieces = || {
+            let piece = || Ok::<_, std::io::Error>(Frame::data(Bytes::from(vec![1; LONG / 4])));
+            StreamBody::new(futures_util::stream::iter([piece(), piece(), piece(), piece()]))
+        };
+        let [first, second] = [read(&bodies, whole()).await.unwrap(), read(&bodies, pieces()).await.unwrap()];
+        assert_eq!(first, second);
+        for refused in
+            [read(&bodies, whole()).await, read(&bodies, pieces()).await, bodies.keep(first.clone())]
+        {
+            assert_eq!(refused.unwrap_err().code, "overloaded");
+        }
+        assert!(bodies.keep(Bytes::from(vec![1; SHORT_BYTES])).is_ok(), "short ones always fit");
+        let part = second.slice(..1);
+        drop(second);
+        assert!(bodies.hold(LONG).is_err(), "a part keeps the whole");
+        drop(part);
+        let held = bodies.hold(LONG).unwrap();
+        assert!(held.is_some() && bodies.hold(LONG).is_err());
+        drop((first, held));
+        assert!(bodies.hold(2 * LONG).is_ok());
+    }
+}
