@@ -33,7 +33,7 @@ pub struct LimitArgs {
     /// How long a connection may stay open without a request: 1s to 1h
     #[arg(long, value_name = "DURATION", default_value = "75s", env = "SHOAL_IDLE_TIMEOUT")]
     pub idle_timeout: String,
-    /// Memory for the long bodies of all requests and answers; at least three times the longest one: 1MiB to 1TiB
+    /// Memory for the long bodies of all requests, and as much for answers; at least three times the longest one: 1MiB to 1TiB
     #[arg(long, value_name = "SIZE", default_value = "256MiB", env = "SHOAL_MAX_BODY_MEMORY")]
     pub max_body_memory: String,
     /// Most connections at a time: 1 to 1000000

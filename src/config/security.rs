@@ -55,6 +55,7 @@ pub struct SecurityArgs {
 impl SecurityArgs {
     pub(super) fn resolve(&self, listen: SocketAddr) -> Result<SecurityConfig, ConfigError> {
         let secret = self.secret()?;
+        check_is_path("--admin-token-file", self.admin_token_file.as_ref())?;
         if secret.is_none() && !self.insecure && !listen.ip().is_loopback() {
             let reason = "others can reach that address, and this cluster has no secret: make one with `shoal secret` and \
                           give its file to every node with --cluster-secret-file, or add --insecure on a network that \
@@ -79,14 +80,8 @@ impl SecurityArgs {
     /// # Errors
     /// When it is in two places, or the environment holds something else. Nothing that was meant as a secret counts as none.
     pub fn secret(&self) -> Result<Option<SecretSource>, ConfigError> {
+        check_is_path("--cluster-secret-file", self.cluster_secret_file.as_ref())?;
         match (&self.cluster_secret_file, std::env::var_os(SECRET_VARIABLE)) {
-            (Some(path), _) if Keyring::parse(&path.to_string_lossy()).is_ok() => {
-                Err(ConfigError::unrepeated(
-                    "--cluster-secret-file",
-                    "this is a secret; it takes the path of a file that holds one. Others may have seen it in the list of \
-                 processes: make a new one with `shoal secret`",
-                ))
-            }
             (Some(path), Some(_)) => Err(bad(
                 "cluster-secret-file",
                 &path.display().to_string(),
@@ -143,4 +138,12 @@ impl SecurityArgs {
             server_name: server_name.transpose()?,
         }))
     }
+}
+
+/// A secret in place of its file's path would be repeated in the error that there is no such file.
+fn check_is_path(flag: &str, path: Option<&PathBuf>) -> Result<(), ConfigError> {
+    let is_secret = path.is_some_and(|path| Keyring::parse(&path.to_string_lossy()).is_ok());
+    let reason = "this is a secret; it takes the path of a file that holds one. Others may have seen it in the list of \
+                  processes: make a new one with `shoal secret`";
+    if is_secret { Err(ConfigError::unrepeated(flag, reason)) } else { Ok(()) }
 }

@@ -1,7 +1,7 @@
 //! How many datagrams of one source are looked at, before anything about them is known.
 //!
-//! A token bucket for each address (of IPv6, for each /64), in bounded memory; members have one in any case. Invariant: what
-//! is refused has cost a lookup or two.
+//! A token bucket for each address (of IPv6, for each /64), in bounded memory; members have one of their own in any case.
+//! Invariant: what is refused has cost a lookup or two.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -38,14 +38,12 @@ impl Buckets {
         Buckets { sources: BTreeMap::new(), others: Bucket::full(now), swept_at: now }
     }
 
-    /// Whether one more datagram of this source is looked at; `is_member` is asked where there is no room for everybody.
-    pub(super) fn admit(
-        &mut self,
-        source: IpAddr,
-        is_member: impl FnOnce(IpAddr) -> bool,
-        now: Instant,
-    ) -> bool {
-        let group = customer(source);
+    /// Whether one more datagram of this source is looked at; `is_member` is asked only where it matters, for
+    /// it takes longer.
+    pub(super) fn admit(&mut self, source: IpAddr, is_member: impl Fn(IpAddr) -> bool, now: Instant) -> bool {
+        let (source, group) = (source.to_canonical(), customer(source));
+        // A member's neighbours take nothing from it.
+        let group = if group != source && is_member(source) { source } else { group };
         if now.duration_since(self.swept_at) > IDLE {
             self.swept_at = now;
             self.sources.retain(|_, bucket| now.duration_since(bucket.filled_at) <= IDLE);
@@ -98,6 +96,19 @@ mod tests {
         assert_eq!(admitted(&mut buckets, 2, 100, start), 100);
         let later = start + Duration::from_millis(100);
         assert_eq!(admitted(&mut buckets, 1, 50_000, later), 500);
+    }
+
+    #[test]
+    fn a_member_shares_with_no_neighbour() {
+        let start = Instant::now();
+        let mut buckets = Buckets::new(start);
+        let [member, one, other] =
+            ["2001:db8::1", "2001:db8::2", "2001:db8::3"].map(|text| text.parse().unwrap());
+        let mut admitted = |source, many: usize| {
+            (0..many).filter(|_| buckets.admit(source, |at| at == member, start)).count()
+        };
+        assert_eq!([admitted(one, 9_000), admitted(other, 9_000)], [9_000, 1_000]);
+        assert_eq!(admitted(member, 100), 100);
     }
 
     #[test]

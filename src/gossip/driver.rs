@@ -130,7 +130,7 @@ impl Driver {
         self.metrics.gossip_received_bytes.inc_by(datagram.len() as u64);
         let now = self.now();
         let members = self.machine.members();
-        let is_member = |address| members.iter().any(|member| member.address.ip() == address);
+        let is_member = |address| members.peers().any(|member| member.address.ip().to_canonical() == address);
         let received = match self.buckets.admit(from.ip(), is_member, now.instant) {
             true => self.machine.receive(datagram, now),
             false => Err(Rejected::TooMany),

@@ -122,7 +122,11 @@ pub(super) async fn serve(
     out.extend_from_slice(b"\"}");
     edge.node.metrics().request(telemetry::Operation::Batch, Route::Local, started.elapsed());
     let (head, body) = reply::json(StatusCode::OK, out).into_parts();
-    Ok(Response::from_parts(head, edge.bodies.keep(body)?.into()))
+    let body = edge
+        .answers
+        .keep(body)
+        .map_err(|error| ApiError::overloaded(format!("the operations were done, but {}", error.message)))?;
+    Ok(Response::from_parts(head, body.into()))
 }
 
 /// The first operations in a body, each by itself as it should be or not, and how many there are.
@@ -151,9 +155,10 @@ fn parse(item: Item, bytes_max: usize, pass: &Pass) -> Result<Operation, ApiErro
             let value = JsonValue { value, ttl, encoding }.into_value(bytes_max)?;
             Ok(Operation::Put(key, value, condition))
         }
-        other => {
-            Err(ApiError::invalid(format!("\"op\" is {other:?}; it must be \"get\", \"put\" or \"delete\"")))
-        }
+        other => Err(ApiError::invalid(format!(
+            "\"op\" is {}; it must be \"get\", \"put\" or \"delete\"",
+            request::shown(other)
+        ))),
     }
 }
 

@@ -18,7 +18,7 @@ use super::error::ApiError;
 use super::limits::{Gauge, Held, counted};
 use crate::telemetry::{Limit, Metrics};
 
-/// What is no longer is not counted: the requests that may be under way bound it well enough.
+/// What is no longer is not counted: the number of connections bounds it well enough.
 const SHORT_BYTES: usize = 16 << 10;
 
 /// How much longer than accepted a body may be to be read to its end.
@@ -26,7 +26,7 @@ fn patience(bytes_max: usize) -> usize {
     bytes_max.saturating_mul(4)
 }
 
-/// The bodies that this node has in hand.
+/// The bodies that this node has in hand: those of requests, or of answers.
 pub(super) struct Bodies {
     timeout: Duration,
     memory: Arc<Gauge>,
@@ -125,17 +125,18 @@ impl Bodies {
             if bytes > patience(bytes_max) {
                 break;
             }
+            if bytes > bytes_max {
+                (first, rest, held) = (None, BytesMut::new(), None);
+                continue;
+            }
+            self.hold_more(&mut held, bytes)?;
             match &first {
-                _ if bytes > bytes_max => {}
                 None => first = Some(data),
                 Some(start) => {
-                    self.hold_more(&mut held, bytes)?;
                     if rest.is_empty() {
-                        // What has arrived says how much is meant; what was announced may be a lie.
-                        let meant = announced.unwrap_or(0).min(bytes_max).min(bytes * 16);
-                        rest.reserve(meant.max(bytes));
                         rest.extend_from_slice(start);
                     }
+                    // Grows by what has arrived; what was announced may be a lie.
                     rest.extend_from_slice(&data);
                 }
             }
@@ -143,11 +144,11 @@ impl Bodies {
         if bytes > bytes_max {
             return Err(self.too_long(announced.unwrap_or(bytes), bytes_max));
         }
-        match held {
-            Some(held) => Ok(counted(rest.freeze(), held)),
-            None if rest.is_empty() => self.keep(first.unwrap_or_default()),
-            None => Ok(rest.freeze()),
-        }
+        let whole = if rest.is_empty() { first.unwrap_or_default() } else { rest.freeze() };
+        Ok(match held {
+            Some(held) => counted(whole, held),
+            None => whole,
+        })
     }
 
     /// Counts what has arrived of a body, `bytes` by now.

@@ -11,6 +11,7 @@ use hyper::{Method, Request, Response};
 use super::auth::Pass;
 use super::condition::{self, ReadConditions, Verdict};
 use super::error::ApiError;
+use super::limits::counted;
 use super::{Edge, INTERNAL_PREFIX, PREFIX, reply, request};
 use crate::model::Key;
 use crate::node::{Done, NodeError, Operation, Outcome};
@@ -64,6 +65,12 @@ where
 {
     let (operation, form, conditions) = read(edge, key, request).await?;
     let _under_way = edge.begin()?;
+    // What is written is part of the answer: room for that is found before, for afterwards it would be too late to refuse.
+    let echo_bytes = match (&operation, &form) {
+        (Operation::Put(_, new, _), Form::Json) => new.value.len(),
+        _ => 0,
+    };
+    let echo = edge.answers.hold(echo_bytes)?;
     let result = match reach {
         Reach::Cluster => edge.node.perform(&operation).await,
         Reach::Here => edge
@@ -94,7 +101,12 @@ where
         _ => reply::to_response(&operation, &done, now_ms),
     };
     let (head, body) = response.into_parts();
-    Ok(Response::from_parts(head, edge.bodies.keep(body)?))
+    let body = match (echo, &operation) {
+        (Some(held), _) => counted(body, held),
+        (None, Operation::Get(_)) => edge.answers.keep(body)?,
+        (None, _) => body,
+    };
+    Ok(Response::from_parts(head, body))
 }
 
 /// What the answer is to look like.

@@ -7,6 +7,7 @@ use hyper::HeaderMap;
 use hyper::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
 
 use super::error::ApiError;
+use super::request::shown;
 use crate::model::{Condition, Version};
 
 /// What a list of entity tags names.
@@ -105,7 +106,7 @@ pub(super) fn of_item(only: Option<&str>, unless: Option<&str>) -> Result<Condit
         }
         (None, Some("*")) => Ok(Condition::Absent),
         (None, Some(other)) => {
-            Err(ApiError::invalid(format!("\"if_none_match\" is {other:?}; it must be \"*\"")))
+            Err(ApiError::invalid(format!("\"if_none_match\" is {}; it must be \"*\"", shown(other))))
         }
         (Some(_), Some(_)) => Err(ApiError::invalid(
             "\"if_match\" and \"if_none_match\" cannot both hold of one operation; send one of them",

@@ -32,7 +32,8 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// Without a request.
     pub idle_timeout: Duration,
-    /// Bytes of all bodies of requests and answers that this node has in hand, together; see [`super::body_memory_least`].
+    /// Bytes of all bodies of requests that this node has in hand, together, and as many of answers; see
+    /// [`super::body_memory_least`].
     pub body_memory_bytes: usize,
     /// Open at a time.
     pub connections: usize,

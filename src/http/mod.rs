@@ -93,7 +93,10 @@ struct Inner {
     gate: Gate,
     requests: Gauge,
     event_streams: Arc<Gauge>,
+    /// Of requests.
     bodies: Bodies,
+    /// Apart, so that who sends slowly keeps no answers back.
+    answers: Bodies,
     complaints: Seldom<Complaint>,
     stopping: CancellationToken,
 }
@@ -137,14 +140,13 @@ pub async fn serve(
     security: Arc<Security>,
     stopping: CancellationToken,
 ) {
+    let (timeout, bytes_max) = (config.limits.body_timeout, config.limits.body_memory_bytes);
+    let bodies = || Bodies::new(timeout, bytes_max, node.metrics().clone());
     let edge = Edge(Arc::new(Inner {
         gate: Gate::new(&security, &link.cluster, node.id()),
         tls: security.tls(),
-        bodies: Bodies::new(
-            config.limits.body_timeout,
-            config.limits.body_memory_bytes,
-            node.metrics().clone(),
-        ),
+        bodies: bodies(),
+        answers: bodies(),
         node,
         config,
         link,

@@ -119,7 +119,7 @@ impl<'de> Deserialize<'de> for JsonTtl {
             }
 
             fn visit_str<E>(self, text: &str) -> Result<JsonTtl, E> {
-                Ok(JsonTtl::Other(format!("{:?}", text.chars().take(40).collect::<String>())))
+                Ok(JsonTtl::Other(shown(text)))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<JsonTtl, A::Error> {
@@ -149,7 +149,8 @@ impl JsonValue {
             ),
             Some(other) => {
                 return Err(ApiError::invalid(format!(
-                    "\"encoding\" is {other:?}, only \"base64\" is known"
+                    "\"encoding\" is {}, only \"base64\" is known",
+                    shown(other)
                 )));
             }
         };
@@ -173,6 +174,11 @@ impl JsonValue {
 fn from_json(body: &[u8], bytes_max: usize) -> Result<NewValue, ApiError> {
     parse_json::<JsonValue>(body, "{\"value\": \"…\"} with an optional \"ttl\" in seconds")?
         .into_value(bytes_max)
+}
+
+/// The beginning of what was sent, for an error: it may be as long as the body.
+pub(super) fn shown(text: &str) -> String {
+    format!("{:?}", text.chars().take(40).collect::<String>())
 }
 
 /// Parses a JSON body; `expected` completes the sentence of the error.

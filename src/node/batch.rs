@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::{StreamExt, stream};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::operation::{outcome_from_wire, unexpected};
@@ -21,12 +22,22 @@ use crate::telemetry::Route;
 
 /// Operations of one batch that are settled one by one at a time.
 const SETTLING_MAX: usize = 64;
+/// Of those, reads.
+const READING_MAX: usize = 16;
 
-/// Bytes of values that a batch has read by now.
-#[derive(Default)]
-struct Read(AtomicUsize);
+/// What a batch may read.
+struct ReadBudget {
+    /// Bytes of values by now.
+    bytes: AtomicUsize,
+    /// What is on its way is not counted yet, so it had better be little.
+    under_way: Semaphore,
+}
 
-impl Read {
+impl ReadBudget {
+    fn new() -> ReadBudget {
+        ReadBudget { bytes: AtomicUsize::new(0), under_way: Semaphore::new(READING_MAX) }
+    }
+
     /// Does an operation, unless it is a read and there is no room for more.
     async fn bounded<F>(&self, operation: &Operation, perform: F) -> Result<Done, NodeError>
     where
@@ -37,12 +48,16 @@ impl Read {
                 "the values of a batch are longer than {BATCH_BYTES_MAX} bytes together"
             ))
         };
-        if matches!(operation, Operation::Get(_)) && self.0.load(Ordering::Relaxed) > BATCH_BYTES_MAX {
+        let Operation::Get(_) = operation else { return perform.await.map(|(done, _)| done) };
+        // Fails when it is closed, which nobody does.
+        let _permit = self.under_way.acquire().await;
+        if self.bytes.load(Ordering::Relaxed) > BATCH_BYTES_MAX {
             return Err(too_long());
         }
         let (done, _) = perform.await?;
         if let Outcome::Hit(entry) = &done.outcome
-            && self.0.fetch_add(entry.value.len(), Ordering::Relaxed) + entry.value.len() > BATCH_BYTES_MAX
+            && self.bytes.fetch_add(entry.value.len(), Ordering::Relaxed) + entry.value.len()
+                > BATCH_BYTES_MAX
         {
             return Err(too_long());
         }
@@ -76,7 +91,7 @@ impl Node {
             }
         }
         let mut results: Vec<Option<Result<Done, NodeError>>> = vec![None; operations.len()];
-        let (operations, read) = (Arc::new(operations), Arc::new(Read::default()));
+        let (operations, read) = (Arc::new(operations), Arc::new(ReadBudget::new()));
         let mut under_way = tokio::task::JoinSet::new();
         for (primary, indexes) in groups {
             let (node, operations, primary) = (self.clone(), operations.clone(), primary.clone());
@@ -114,7 +129,7 @@ impl Node {
         primary: &NodeId,
         operations: &[Operation],
         indexes: &[usize],
-        read: &Read,
+        read: &ReadBudget,
         claim: Claim,
         deadline: Instant,
     ) -> Vec<Result<Done, NodeError>> {

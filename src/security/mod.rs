@@ -143,7 +143,7 @@ impl Security {
 #[derive(Clone)]
 pub struct AdminToken(Arc<ArcSwap<Hash>>);
 
-/// A token at some time.
+/// The token that was the right one at some time.
 #[derive(Clone)]
 pub struct Issued(Arc<Hash>);
 

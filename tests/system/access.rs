@@ -1,6 +1,7 @@
 //! Keys of clients, and the token of who runs the cluster.
 
 use std::io::{Read, Write};
+use std::time::Instant;
 
 use serde_json::json;
 
@@ -168,10 +169,11 @@ fn a_stream_of_events_ends_when_its_token_is_no_longer_the_one() {
     let request = format!("GET /admin/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {old}\r\n\r\n");
     stream.write_all(request.as_bytes()).expect("it is sent");
     let mut read_until = |end: &str| {
-        let mut seen = Vec::new();
+        let (mut seen, started) = (Vec::new(), Instant::now());
         while !String::from_utf8_lossy(&seen).contains(end) {
             let mut some = [0; 4096];
             let bytes = stream.read(&mut some).expect("it is open");
+            assert!(bytes > 0 && started.elapsed() < PATIENCE, "{}", String::from_utf8_lossy(&seen));
             seen.extend_from_slice(&some[..bytes]);
         }
         String::from_utf8_lossy(&seen).into_owned()

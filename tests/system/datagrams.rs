@@ -117,6 +117,13 @@ fn a_flood_of_datagrams_keeps_no_node_from_joining_or_leaving() {
     let folder = Folder::new();
     let file = folder.write("secret", &secret());
     let mut cluster = Cluster::start_with(2, &["--cluster-secret-file", &file]);
+    /// Also when the test fails.
+    struct EndsWith<'a>(&'a AtomicBool);
+    impl Drop for EndsWith<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let over = AtomicBool::new(false);
     let to = cluster[1].address;
     std::thread::scope(|scope| {
@@ -130,13 +137,13 @@ fn a_flood_of_datagrams_keeps_no_node_from_joining_or_leaving() {
                 }
             });
         }
+        let _flood = EndsWith(&over);
         let started = Instant::now();
         cluster.add(&["--cluster-secret-file", &file]);
         cluster.wait_until("it is a member everywhere", PATIENCE, || cluster.is_whole());
         println!("joined after {:?}", started.elapsed());
         let started = Instant::now();
         let status = cluster.terminate(1);
-        over.store(true, Ordering::Relaxed);
         assert!(status.success(), "{status}");
         println!("left after {:?}", started.elapsed());
     });
