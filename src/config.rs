@@ -70,8 +70,9 @@ pub struct NodeArgs {
     /// How long one request may take in all, with every other node that it needs: 1s to 60s
     #[arg(long, value_name = "DURATION", default_value = "2s", env = "SHOAL_REQUEST_TIMEOUT")]
     pub request_timeout: String,
-    /// How long a stopping node may hand over its entries before it exits all the same: 0s to 1h
-    #[arg(long, value_name = "DURATION", default_value = "30s", env = "SHOAL_DRAIN_TIMEOUT")]
+    /// How long a stopping node may hand over its entries before it exits all the same: 0s to 1h. With the 3 s that the rest of a
+    /// stop may take, the default fits what docker stop (10 s) and Kubernetes (30 s) wait; raise theirs with it
+    #[arg(long, value_name = "DURATION", default_value = "7s", env = "SHOAL_DRAIN_TIMEOUT")]
     pub drain_timeout: String,
     /// Shape of the logs [default: text on a terminal, else json]
     #[arg(long, value_name = "FORMAT", env = "SHOAL_LOG_FORMAT")]
@@ -255,7 +256,7 @@ mod tests {
         assert_eq!(config.http.value_bytes_max, 8 << 20);
         assert_eq!(config.gossip.detection, Detection::Lan);
         assert_eq!(config.node.request_timeout, Duration::from_secs(2));
-        assert_eq!(config.drain_timeout, Duration::from_secs(30));
+        assert_eq!(config.drain_timeout, Duration::from_secs(7));
     }
 
     #[test]

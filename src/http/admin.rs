@@ -1,27 +1,21 @@
 //! What people and dashboards ask: the cluster, its nodes, figures, and where a key lives.
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::{Extension, State};
 use hyper::header::CONTENT_TYPE;
-use hyper::{StatusCode, Uri};
+use hyper::{Response, Uri};
 use serde_json::{Map, Value, json};
 
 use super::auth::Pass;
 use super::error::ApiError;
-use super::{Edge, health_status, request};
+use super::{Edge, request};
 use crate::node::{Node, rfc3339};
 use crate::security::Right;
 
 /// `GET /api/v1/health`
-pub(super) async fn health(State(edge): State<Edge>) -> (StatusCode, Json<Value>) {
-    let (code, status) = health_status(&edge.node);
-    let uptime = edge.node.uptime().as_secs();
-    (
-        code,
-        Json(
-            json!({"status": status, "node_id": edge.node.id(), "timestamp": now(&edge.node), "uptime": uptime}),
-        ),
-    )
+pub(super) async fn health(State(edge): State<Edge>) -> Response<Body> {
+    super::health(&edge.node, json!({"uptime": edge.node.uptime().as_secs()})).map(Body::new)
 }
 
 /// `GET /api/v1/stats`

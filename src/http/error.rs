@@ -70,6 +70,11 @@ impl ApiError {
         ApiError { status: StatusCode::SERVICE_UNAVAILABLE, code: "overloaded", message: message.into() }
     }
 
+    /// The node is not a member yet.
+    pub(super) fn joining(message: impl Into<String>) -> ApiError {
+        ApiError { status: StatusCode::SERVICE_UNAVAILABLE, code: "joining", message: message.into() }
+    }
+
     pub(super) fn internal(code: &'static str, message: impl Into<String>) -> ApiError {
         ApiError { status: StatusCode::INTERNAL_SERVER_ERROR, code, message: message.into() }
     }
@@ -118,6 +123,7 @@ impl From<NodeError> for ApiError {
                 ApiError { status: StatusCode::PRECONDITION_FAILED, code: "precondition_failed", message }
             }
             NodeError::Overloaded(_) => ApiError::overloaded(message),
+            NodeError::Joining(_) => ApiError::joining(message),
             NodeError::NodeNotFound(_) => ApiError::internal("node_not_found", message),
             NodeError::ForwardFailed(_) => ApiError::internal("forward_failed", message),
             NodeError::DecodeFailed(_) => ApiError::internal("decode_failed", message),
@@ -144,6 +150,7 @@ mod tests {
             (NodeError::TooLarge(reason()), "too_large", 413),
             (NodeError::PreconditionFailed(reason()), "precondition_failed", 412),
             (NodeError::Overloaded(reason()), "overloaded", 503),
+            (NodeError::Joining(reason()), "joining", 503),
             (NodeError::NodeNotFound(reason()), "node_not_found", 500),
             (NodeError::ForwardFailed(reason()), "forward_failed", 500),
             (NodeError::DecodeFailed(reason()), "decode_failed", 500),

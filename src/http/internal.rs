@@ -3,6 +3,7 @@
 use std::mem::discriminant;
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
@@ -15,7 +16,7 @@ use tracing::warn;
 
 use super::error::ApiError;
 use super::watched::Watched;
-use super::{Caller, Complaint, Edge, health_status, request};
+use super::{Caller, Complaint, Edge, request};
 use crate::link::{self, Answered, Lane, Refused};
 use crate::model::NodeId;
 use crate::net::{lookup_host, spawn_vital};
@@ -65,19 +66,15 @@ pub(super) async fn leave(
 }
 
 /// `GET /internal/cluster/health`
-pub(super) async fn health(State(edge): State<Edge>) -> (StatusCode, Json<Value>) {
-    let (code, status) = health_status(&edge.node);
+pub(super) async fn health(State(edge): State<Edge>) -> Response {
     let counts = edge.node.members().counts();
-    let body = json!({
-        "status": status,
-        "node_id": edge.node.id(),
+    let more = json!({
         "total_nodes": counts.total(),
         "healthy_nodes": counts.healthy,
         "unhealthy_nodes": counts.total() - counts.healthy,
         "ring": edge.node.ring().fingerprint(),
-        "timestamp": now(),
     });
-    (code, Json(body))
+    super::health(&edge.node, more).map(Body::new)
 }
 
 /// `GET /internal/link`: from here on the connection belongs to the link.

@@ -32,8 +32,9 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{CONNECTION, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING};
 use hyper::{Request, Response, StatusCode};
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
@@ -47,7 +48,7 @@ use self::limits::{Door, Gauge, Held};
 use self::watched::Watch;
 use crate::link::{LinkConfig, Refused};
 use crate::net::TcpListener;
-use crate::node::Node;
+use crate::node::{Node, rfc3339};
 use crate::security::{self, Security, Tls};
 use crate::telemetry::{Limit, Seldom};
 
@@ -279,11 +280,24 @@ where
     Ok(router.clone().call(request).await?.map(Either::Right))
 }
 
-/// The node's own health: 200 while it serves, 503 before it has tried to join and while it stops.
-fn health_status(node: &Node) -> (StatusCode, &'static str) {
-    match (node.is_ready(), node.is_leaving()) {
-        (_, true) => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
-        (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "joining"),
-        _ => (StatusCode::OK, "healthy"),
+/// The node's own health: 200 while it serves, 503 before it is admitted, with the reason, and while it stops.
+fn health(node: &Node, more: Value) -> Response<Full<Bytes>> {
+    let why_not = node.why_not_admitted();
+    let (code, status) = match (node.is_leaving(), &why_not) {
+        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+        (false, Some(_)) => (StatusCode::SERVICE_UNAVAILABLE, "joining"),
+        (false, None) => (StatusCode::OK, "healthy"),
+    };
+    let mut body = json!({"status": status, "node_id": node.id(), "timestamp": rfc3339(node.now_ms())});
+    if let Some(reason) = why_not {
+        body["reason"] = reason.into();
     }
+    if let (Value::Object(body), Value::Object(more)) = (&mut body, more) {
+        body.extend(more);
+    }
+    let mut response = reply::json(code, body.to_string().into_bytes()).map(Full::new);
+    if code == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
 }

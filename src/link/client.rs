@@ -169,6 +169,7 @@ fn is_patient(request: &Request) -> bool {
             | Request::Members
             | Request::CallBack { .. }
             | Request::Leave
+            | Request::Goodbye { .. }
     );
     is_news || is_bulk(request)
 }

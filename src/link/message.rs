@@ -142,6 +142,17 @@ pub enum RecordKind {
     },
 }
 
+/// How far a node is from being one of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Admission {
+    /// It looks for those it was told to join.
+    Joining,
+    /// It has found none of them, and would begin a cluster.
+    Bootstrapping,
+    /// It is a member, and answers for the cluster.
+    Admitted,
+}
+
 /// Why a node is to act as an owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
@@ -213,6 +224,13 @@ pub enum Request {
     },
     /// Leave the cluster gracefully.
     Leave,
+    /// The sender leaves: it takes nothing any more, and hands over what it holds.
+    Goodbye {
+        /// The sender.
+        node_id: NodeId,
+        /// Its process.
+        boot: u64,
+    },
 }
 
 /// A reply.
@@ -248,6 +266,8 @@ pub enum Reply {
         granted: bool,
         /// Its latest version time.
         clock: u64,
+        /// Whether it is a member itself.
+        admission: Admission,
     },
     /// To [`Request::Digests`]: the slots that differ.
     Differ(Vec<Slot>),
@@ -266,6 +286,8 @@ pub enum Reply {
     Members,
     /// To [`Request::CallBack`]: why not, if not.
     CalledBack(Option<String>),
+    /// To [`Request::Goodbye`].
+    Noted,
     /// To [`Request::Leave`]: it will. To [`Request::Members`]: it is about to, and does not know who is there.
     Leaving,
     /// The answer is long; ask again on the bulk connection.

@@ -24,7 +24,7 @@ use std::time::Duration;
 pub use self::client::Pool;
 pub use self::handshake::{Answered, Refused, answer, until_revoked};
 pub use self::message::{
-    Claim, Operation, Outcome, RecordHead, RecordKind, Refusal, Reply, Request, Standing,
+    Admission, Claim, Operation, Outcome, RecordHead, RecordKind, Refusal, Reply, Request, Standing,
 };
 pub use self::server::{Answer, Service, serve};
 
@@ -114,6 +114,14 @@ pub enum LinkError {
     /// Nothing listens there: the process is gone. Nothing was sent.
     #[error("nothing listens at {0}")]
     Refused(SocketAddr),
+    /// A node is there and gives this one no link. Nothing was sent.
+    #[error("{address} cannot be reached: {reason}")]
+    Rejected {
+        /// The peer.
+        address: SocketAddr,
+        /// What it said.
+        reason: String,
+    },
     /// The connection broke while the request was under way: it may have been done.
     #[error("the link to {0} broke")]
     Broken(SocketAddr),
@@ -134,5 +142,9 @@ pub enum LinkError {
 impl LinkError {
     fn unreachable(address: SocketAddr, reason: impl Into<String>) -> LinkError {
         LinkError::Unreachable { address, reason: reason.into() }
+    }
+
+    fn rejected(address: SocketAddr, reason: impl Into<String>) -> LinkError {
+        LinkError::Rejected { address, reason: reason.into() }
     }
 }

@@ -36,7 +36,7 @@ pub(super) async fn upgrade(
         Some(tls) => tls
             .connect(stream, address)
             .await
-            .map_err(|error| LinkError::unreachable(address, format!("its TLS: {error}")))?,
+            .map_err(|error| LinkError::rejected(address, format!("its TLS: {error}")))?,
     };
     let asked = Asked::new(config);
     let request = format!(
@@ -55,7 +55,7 @@ pub(super) async fn upgrade(
             break end + 4;
         }
         if response.len() > RESPONSE_BYTES_MAX {
-            return Err(LinkError::unreachable(address, "its answer to the upgrade is not HTTP"));
+            return Err(LinkError::rejected(address, "its answer to the upgrade is not HTTP"));
         }
         if stream.read_buf(&mut response).await.map_err(failed)? == 0 {
             return Err(LinkError::unreachable(address, "it closed the connection instead of upgrading it"));
@@ -66,14 +66,14 @@ pub(super) async fn upgrade(
     if !head.starts_with("HTTP/1.1 101 ") {
         let status = head.lines().next().unwrap_or_default();
         let reason = read_reason(&mut stream, response, &head).await;
-        return Err(LinkError::unreachable(
+        return Err(LinkError::rejected(
             address,
             format!("it refused the link: {}", reason.as_deref().unwrap_or(status)),
         ));
     }
     if let Some(asked) = &asked {
         let shown = asked.check(config, lane, |name| header(&head, name));
-        let shown = shown.map_err(|reason| LinkError::unreachable(address, reason))?;
+        let shown = shown.map_err(|reason| LinkError::rejected(address, reason))?;
         stream.write_all(&shown).await.map_err(failed)?;
         stream.flush().await.map_err(failed)?;
     }

@@ -68,9 +68,15 @@ impl ReadBudget {
 impl Node {
     /// Does many operations; those for one owner travel together, but those on one key go one after the other. Results in
     /// the order of the operations.
-    pub async fn perform_all(&self, operations: Vec<Operation>) -> Vec<Result<Done, NodeError>> {
+    ///
+    /// # Errors
+    /// [`NodeError::Joining`]; nothing was done then.
+    pub async fn perform_all(
+        &self,
+        operations: Vec<Operation>,
+    ) -> Result<Vec<Result<Done, NodeError>>, NodeError> {
         let deadline = self.deadline();
-        self.wait_until_ready(deadline).await;
+        self.check_admitted(deadline).await?;
         let ring = self.ring();
         let claim = self.claim(ring.fingerprint(), None);
         let mut by_key: HashMap<&Key, Vec<usize>> = HashMap::with_capacity(operations.len());
@@ -120,7 +126,7 @@ impl Node {
         // Without a result is only what panicked, which was reported.
         let failed =
             || Err(NodeError::ForwardFailed("this node failed at the operation; see its log".into()));
-        results.into_iter().map(|result| result.unwrap_or_else(failed)).collect()
+        Ok(results.into_iter().map(|result| result.unwrap_or_else(failed)).collect())
     }
 
     /// Has a primary do its operations together. What it does not settle takes the path of a single operation.

@@ -1,21 +1,16 @@
 //! What people and peers tell a node to do about the cluster: greet, leave, forget, say where a key lives.
 
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{Node, NodeError, membership};
+use super::{Node, NodeError};
 use crate::link::Request;
 use crate::model::{Key, Members, NodeId, Record, Status};
 
 /// How long `join` waits for the other node to be a member.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a node that has left still answers after it has handed over everything: the news takes this long to reach
-/// everybody, and whoever goes by a former table may still give it something.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// Why a node asks to be stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,29 +93,6 @@ impl Node {
             }
             if stop.changed().await.is_err() {
                 return Stop::Leave;
-            }
-        }
-    }
-
-    /// Leaves the cluster: says goodbye, then hands every entry to its new owner, for at most `patience`.
-    pub async fn leave(&self, patience: Duration) {
-        self.0.leaving.store(true, Ordering::Release);
-        let has_peers = self.members().peers().next().is_some();
-        self.0.gossip.leave().await;
-        if !has_peers {
-            return;
-        }
-        let drained = async {
-            tokio::select! {
-                biased;
-                () = self.wait_until_quiet(LINGER) => {}
-                () = membership::step_out(self) => {}
-            }
-        };
-        match timeout(patience, drained).await {
-            Ok(()) => tracing::info!("handed over all entries"),
-            Err(_) => {
-                tracing::warn!(seconds = patience.as_secs(), "stopped before all entries were handed over");
             }
         }
     }

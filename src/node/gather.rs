@@ -149,7 +149,7 @@ impl Node {
     pub(super) fn peek_here(&self, key: &Key, theirs: Fingerprint) -> Peeked {
         let placement = self.0.placement.load();
         let (slot, now_ms, woke_ms) = (key.slot(), self.uptime_ms(), self.woke_ms());
-        let is_sure = self.is_ready() && placement.owns(slot) && theirs == placement.ring.fingerprint();
+        let is_sure = self.is_admitted() && placement.owns(slot) && theirs == placement.ring.fingerprint();
         let standing = if is_sure && placement.has_authority(slot, now_ms) {
             Standing::Authority
         } else if is_sure && placement.is_synced(slot, woke_ms) {

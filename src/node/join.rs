@@ -1,52 +1,59 @@
 //! Joining, and staying joined: greets the seeds until there are peers, and pulls whole member lists over the link.
 //!
 //! SWIM alone spreads news member by member; a list pulled at join, and now and then later, shows a node everybody at
-//! once. A seed that is not up yet is normal: the node serves alone meanwhile.
+//! once. A seed that is not up yet is normal. Whether the node may answer meanwhile is for [`super::admission`] to say.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
+use super::admission::{self, Greeting, Round};
 use super::{Node, Stop};
 use crate::gossip::{CodecError, Identity, live_identities};
 use crate::link::{LinkError, Reply, Request};
 use crate::model::NodeId;
 use crate::net::lookup_host;
 
-/// Pauses between attempts to join: short at first, for nodes that start together.
+/// Pauses between rounds of greetings while this node knows nobody: short at first, for nodes that start together. Until it is
+/// admitted they stay short, for nodes that take the place of one that is about to be declared dead.
 const ALONE_PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
+const UNADMITTED_PAUSE_MAX: Duration = Duration::from_millis(250);
 /// Pauses between pulls once there are peers.
 const JOINED_PAUSE: [Duration; 2] = [Duration::from_millis(400), Duration::from_secs(30)];
-/// A node that is still alone says so this often.
+/// A node that is still outside says so this often.
 const COMPLAINT_PERIOD: Duration = Duration::from_secs(10);
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the first peer may take after a seed has answered.
-const FIRST_PEER_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long a node that no seed has answered waits to be found: it may have been a member a moment ago. Members probe one
-/// another several times in that time, and call once for those that they believe dead.
-const PROBED_WITHIN: Duration = Duration::from_secs(1);
-/// How long it may take until another member goes by the same table.
-const TABLE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long one address of a name may take before the next is tried beside it, and how many are tried at a time: a name may
+/// stand for machines that are gone, and swallow what is sent to them.
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(100);
+const ADDRESSES_AT_ONCE: usize = 8;
 const PULL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a node may take that is called back; shorter than the patience of the one that asked for it.
 const CALL_TIMEOUT: Duration = Duration::from_millis(1500);
 
+/// Joins, and stays joined.
 pub(super) async fn run(node: Node) {
+    if node.0.config.seeds.is_empty() {
+        info!("no address to join by: this node begins a cluster of its own, unless it was a member before");
+    }
+    tokio::join!(keep_greeting(&node), admission::run(&node));
+}
+
+async fn keep_greeting(node: &Node) {
     let mut complained_at: Option<Instant> = None;
     let mut random = StdRng::seed_from_u64(node.0.config.seed);
     let mut pause = ALONE_PAUSE[0];
     let mut was_alone = true;
-    if node.0.config.seeds.is_empty() {
-        info!("no address to join by: this node begins a cluster of its own, unless it was a member before");
-    }
     loop {
         let peers: Vec<SocketAddr> = node.members().peers().map(|peer| peer.address).collect();
         let alone = peers.is_empty();
@@ -54,52 +61,33 @@ pub(super) async fn run(node: Node) {
             pause = if alone { ALONE_PAUSE[0] } else { JOINED_PAUSE[0] };
             was_alone = alone;
         }
-        let greeted = greet_missing_seeds(&node, &peers).await;
-        if !node.is_ready() {
-            let is_known = greeted.is_ok() && !node.0.config.seeds.is_empty();
-            wait_for_table(&node, if is_known { FIRST_PEER_TIMEOUT } else { PROBED_WITHIN }).await;
-            // Fails when it was set before, which the condition excludes.
-            let _ = node.0.ready.set(());
-        }
-        let anyone = peers.choose(&mut random).copied();
-        if let Some(peer) = anyone {
+        let round = greet_missing_seeds(node, &peers).await;
+        if let Some(peer) = peers.choose(&mut random).copied() {
             // Fails when the peer has just died; another one is asked next time.
-            let _ = pull(&node, peer).await;
-        } else if let Err(reason) = greeted
+            let _ = pull(node, peer).await;
+        } else if let Some(reason) = round.failure()
             && complained_at.is_none_or(|at| at.elapsed() >= COMPLAINT_PERIOD)
         {
             complained_at = Some(Instant::now());
-            info!(
-                seeds = node.0.config.seeds.join(","),
-                reason, "not joined yet; serving alone and trying on"
-            );
+            complain(node, reason);
         }
-        wait(&node, alone, pause).await;
-        pause = (pause * 2).min(if alone { ALONE_PAUSE[1] } else { JOINED_PAUSE[1] });
+        node.0.admission.note_round(round);
+        wait(node, alone, pause).await;
+        pause = (pause * 2).min(match (alone, node.is_admitted()) {
+            (_, false) => UNADMITTED_PAUSE_MAX,
+            (true, true) => ALONE_PAUSE[1],
+            (false, true) => JOINED_PAUSE[1],
+        });
     }
 }
 
-/// Until another member goes by the same table: before that this node knows some of the members at most, and would look
-/// for keys in the wrong places.
-async fn wait_for_table(node: &Node, patience: Duration) {
-    let first_peer = async {
-        loop {
-            if let Some(peer) = node.members().peers().next() {
-                return peer.address;
-            }
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    // A seed that is this node itself brings no peers.
-    let Ok(peer) = timeout(patience, first_peer).await else { return };
-    // Without the list the members become known one by one, which takes longer.
-    let _ = pull(node, peer).await;
-    let agreed = async {
-        while !node.0.placement.load().is_shared() {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let _ = timeout(TABLE_TIMEOUT, agreed).await;
+fn complain(node: &Node, reason: &str) {
+    let seeds = node.0.config.seeds.join(",");
+    if node.is_admitted() {
+        info!(seeds, reason, "nobody else is there; serving alone and trying on");
+    } else {
+        info!(seeds, reason, "not joined yet; answering nobody and trying on");
+    }
 }
 
 /// Waits for the pause to end, or for the first peer.
@@ -118,59 +106,89 @@ async fn wait(node: &Node, alone: bool, pause: Duration) {
     let _ = timeout(pause, peers_come).await;
 }
 
-/// Greets all seeds that are not peers at once, until one of them has answered. An error, for people, if none did.
-async fn greet_missing_seeds(node: &Node, peers: &[SocketAddr]) -> Result<(), String> {
-    let mut greeting: FuturesUnordered<_> =
-        node.0.config.seeds.iter().map(|seed| greet_seed(node, seed, peers)).collect();
-    let mut failed = None;
-    while let Some(greeted) = greeting.next().await {
-        match greeted {
-            Ok(true) => return Ok(()),
-            Ok(false) => {}
-            Err(reason) => failed = Some(reason),
-        }
+/// Greets all seeds that are not peers, all at once.
+async fn greet_missing_seeds(node: &Node, peers: &[SocketAddr]) -> Round {
+    let rounds = join_all(node.0.config.seeds.iter().map(|seed| greet_seed(node, seed, peers))).await;
+    let mut all = Round::default();
+    for round in rounds {
+        all.greeted.extend(round.greeted);
+        all.unresolved.extend(round.unresolved);
     }
-    failed.map_or(Ok(()), Err)
+    all
 }
 
-/// True if an address of the seed has answered, false if there was none to greet.
-async fn greet_seed(node: &Node, seed: &str, peers: &[SocketAddr]) -> Result<bool, String> {
-    let addresses = match timeout(RESOLVE_TIMEOUT, lookup_host(seed)).await {
-        Ok(Ok(addresses)) => addresses,
-        Ok(Err(error)) => return Err(format!("{seed} cannot be resolved: {error}")),
-        Err(_) => return Err(format!("{seed} cannot be resolved in {} s", RESOLVE_TIMEOUT.as_secs())),
-    };
-    let mut failed = None;
-    for address in addresses.filter(|address| *address != node.0.address && !peers.contains(address)) {
-        if let Err(reason) = ask_for_call(node, address).await {
-            failed = Some(reason);
-            continue;
+/// Greets the addresses that a seed stands for, until one welcomes this node.
+async fn greet_seed(node: &Node, seed: &str, peers: &[SocketAddr]) -> Round {
+    let unresolved = |reason: String| Round { greeted: Vec::new(), unresolved: vec![reason] };
+    let addresses: Vec<_> = match timeout(RESOLVE_TIMEOUT, lookup_host(seed)).await {
+        Ok(Ok(addresses)) => addresses.collect(),
+        Ok(Err(error)) => return unresolved(format!("{seed} cannot be resolved: {error}")),
+        Err(_) => {
+            return unresolved(format!("{seed} cannot be resolved in {} s", RESOLVE_TIMEOUT.as_secs()));
         }
-        match pull(node, address).await {
-            Ok(true) => {
-                node.0.gossip.announce(vec![address]).await;
-                return Ok(true);
+    };
+    let is_missing = |address: &SocketAddr| *address != node.0.address && !peers.contains(address);
+    let missing: Vec<_> = addresses.iter().copied().filter(is_missing).collect();
+    let mut greetings = first_welcome(missing, |address| greet(node, address).boxed()).await;
+    let greeted = addresses.into_iter().map(|address| (address, greetings.remove(&address))).collect();
+    Round { greeted, unresolved: Vec::new() }
+}
+
+/// Greets one address after the other, the next when one has taken too long, until one of them is a welcome.
+async fn first_welcome<F: Future<Output = Greeting>>(
+    addresses: impl IntoIterator<Item = SocketAddr>,
+    greet: impl Fn(SocketAddr) -> F,
+) -> BTreeMap<SocketAddr, Greeting> {
+    let mut waiting = addresses.into_iter().peekable();
+    let mut under_way = FuturesUnordered::new();
+    let mut greetings = BTreeMap::new();
+    loop {
+        if under_way.len() < ADDRESSES_AT_ONCE
+            && let Some(address) = waiting.next()
+        {
+            let greeting = greet(address);
+            under_way.push(async move { (address, greeting.await) });
+        }
+        tokio::select! {
+            biased;
+            greeted = under_way.next() => {
+                let Some((address, greeting)) = greeted else { return greetings };
+                let is_welcome = greeting == Greeting::Welcomed;
+                greetings.insert(address, greeting);
+                if is_welcome {
+                    return greetings;
+                }
             }
-            Ok(false) => failed = Some(format!("this node's name is still taken, says {address}")),
-            Err(reason) => failed = Some(reason),
+            () = sleep(NEXT_ADDRESS_AFTER), if waiting.peek().is_some() && under_way.len() < ADDRESSES_AT_ONCE => {}
         }
     }
-    failed.map_or(Ok(false), Err)
+}
+
+async fn greet(node: &Node, address: SocketAddr) -> Greeting {
+    let known = async {
+        ask_for_call(node, address).await?;
+        pull(node, address).await
+    };
+    match known.await {
+        Ok(()) => {
+            node.0.gossip.announce(vec![address]).await;
+            Greeting::Welcomed
+        }
+        Err(error) => error.into(),
+    }
 }
 
 /// Has the node at `address` call this one. A member that gossip reaches and no connection does would be in everybody's way.
-async fn ask_for_call(node: &Node, address: SocketAddr) -> Result<(), String> {
+async fn ask_for_call(node: &Node, address: SocketAddr) -> Result<(), GreetError> {
     let request = Request::CallBack { node_id: node.0.id.clone(), address: node.0.address };
     let deadline = Instant::now() + PULL_TIMEOUT;
     match node.0.links.call(address, &request, &[], deadline).await {
         Ok((Reply::CalledBack(None), _)) => Ok(()),
-        Ok((Reply::CalledBack(Some(reason)), _)) => Err(format!(
-            "{address} does not reach this node: {reason}. Other nodes have to reach {}, over TCP and UDP; if that is not \
-             this node's address for them, set --advertise",
-            node.0.address
-        )),
-        Ok(_) => Err(format!("{address} gave an answer that does not fit the question")),
-        Err(error) => Err(error.to_string()),
+        Ok((Reply::CalledBack(Some(reason)), _)) => {
+            Err(GreetError::NotReached { address, reason, here: node.0.address })
+        }
+        Ok(_) => Err(GreetError::Unfit(address)),
+        Err(error) => Err(ListError::from(error).into()),
     }
 }
 
@@ -200,12 +218,19 @@ pub(super) enum ListError {
 }
 
 /// The live members as the node at `address` knows them.
-pub(super) async fn list_at(node: &Node, address: SocketAddr) -> Result<Vec<Identity>, ListError> {
-    list_of(node, address).await.map(|(_, identities)| identities)
+pub(super) async fn list_at(
+    node: &Node,
+    address: SocketAddr,
+    deadline: Instant,
+) -> Result<Vec<Identity>, ListError> {
+    list_of(node, address, deadline).await.map(|(_, identities)| identities)
 }
 
-async fn list_of(node: &Node, address: SocketAddr) -> Result<(Bytes, Vec<Identity>), ListError> {
-    let deadline = Instant::now() + PULL_TIMEOUT;
+async fn list_of(
+    node: &Node,
+    address: SocketAddr,
+    deadline: Instant,
+) -> Result<(Bytes, Vec<Identity>), ListError> {
     let (reply, list) = node.0.links.call(address, &Request::Members, &[], deadline).await?;
     if reply == Reply::Leaving {
         return Err(ListError::Leaving(address));
@@ -214,17 +239,47 @@ async fn list_of(node: &Node, address: SocketAddr) -> Result<(Bytes, Vec<Identit
     Ok((list, identities))
 }
 
-/// Takes in the member list of the node at `address`. False, and nothing taken, if this node's name stands in it for
-/// another address.
-async fn pull(node: &Node, address: SocketAddr) -> Result<bool, String> {
-    let (list, identities) = list_of(node, address).await.map_err(|error| error.to_string())?;
+/// Why a node was greeted in vain.
+#[derive(Debug, thiserror::Error)]
+enum GreetError {
+    #[error("{0}")]
+    List(#[from] ListError),
+    #[error(
+        "{address} does not reach this node: {reason}. Other nodes have to reach {here}, over TCP and UDP; if that is not this \
+         node's address for them, set --advertise"
+    )]
+    NotReached { address: SocketAddr, reason: String, here: SocketAddr },
+    #[error("{0} gave an answer that does not fit the question")]
+    Unfit(SocketAddr),
+    #[error("this node's name is still taken by the member at {namesake}, says {0}", namesake = .1)]
+    NameTaken(SocketAddr, SocketAddr),
+}
+
+impl From<GreetError> for Greeting {
+    fn from(error: GreetError) -> Greeting {
+        match &error {
+            GreetError::List(ListError::Link(
+                LinkError::Unreachable { .. }
+                | LinkError::Refused(_)
+                | LinkError::Broken(_)
+                | LinkError::Silent(_)
+                | LinkError::Late(_),
+            )) => Greeting::Absent(error.to_string()),
+            _ => Greeting::TurnedAway(error.to_string()),
+        }
+    }
+}
+
+/// Takes in the member list of the node at `address`, unless this node's name stands in it for another address.
+async fn pull(node: &Node, address: SocketAddr) -> Result<(), GreetError> {
+    let (list, identities) = list_of(node, address, Instant::now() + PULL_TIMEOUT).await?;
     let namesake = identities.iter().find(|id| id.node_id == node.0.id && id.address != node.0.address);
     if let Some(namesake) = namesake {
         check_name(node, namesake.address).await;
-        return Ok(false);
+        return Err(GreetError::NameTaken(address, namesake.address));
     }
     node.0.gossip.apply(list.into()).await;
-    Ok(true)
+    Ok(())
 }
 
 /// Stops this node if another process at `address` really is alive under the same name and was there first.
@@ -242,4 +297,47 @@ pub(super) async fn check_name(node: &Node, address: SocketAddr) {
         id = id.as_str()
     );
     node.0.stop.send_replace(Some(Stop::Fatal(reason)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u8) -> SocketAddr {
+        ([10, 0, 0, last], 8001).into()
+    }
+
+    /// The first so many addresses of a name swallow what they are sent, the next one welcomes.
+    async fn greet_after_dead(dead: u8) -> (Duration, BTreeMap<SocketAddr, Greeting>) {
+        let started = Instant::now();
+        let greetings = first_welcome((0..=dead).map(address), async |one| {
+            if one == address(dead) {
+                return Greeting::Welcomed;
+            }
+            sleep(Duration::from_secs(1)).await;
+            Greeting::Absent("no answer within 1 s".into())
+        });
+        let greetings = greetings.await;
+        (started.elapsed(), greetings)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn addresses_that_swallow_everything_are_tried_beside_each_other() {
+        let (took, greetings) = greet_after_dead(0).await;
+        assert_eq!((took, greetings.len()), (Duration::ZERO, 1));
+        // A tenth of a second for each of the first eight; the other two wait for the first to be given up.
+        let (took, greetings) = greet_after_dead(10).await;
+        assert!(took <= Duration::from_millis(1250), "{took:?}");
+        assert_eq!(greetings.get(&address(10)), Some(&Greeting::Welcomed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_addresses_are_greeted_than_it_takes_to_be_welcomed() {
+        let greetings = first_welcome((0..5).map(address), async |one| match one == address(1) {
+            true => Greeting::Welcomed,
+            false => Greeting::TurnedAway("its name is taken".into()),
+        });
+        let asked: Vec<_> = greetings.await.into_keys().collect();
+        assert_eq!(asked, [address(0), address(1)]);
+    }
 }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::placement::{EXCUSED_AFTER, Placement};
 use super::{Contact, Node};
-use crate::link::{LinkError, Reply, Request, SILENCE};
+use crate::link::{Admission, LinkError, Reply, Request, SILENCE};
 use crate::model::{Fingerprint, Ledger, NodeId, SlotSet};
 use crate::net::task;
 
@@ -116,14 +116,18 @@ impl Asker {
         };
         let deadline = asked + Duration::from_millis(Ledger::LEASE_MS);
         let (reply, dirty) = node.0.links.call(self.address, &request, &[], deadline).await?;
-        let Reply::Leased { ring: theirs, granted, clock } = reply else { return Ok(false) };
+        let Reply::Leased { ring: theirs, granted, clock, admission } = reply else { return Ok(false) };
         node.see_clock(clock);
-        let contact = Contact { seen_ms: node.now_ms(), round_trip: Some(asked.elapsed()) };
+        let contact =
+            Contact { seen_ms: node.now_ms(), round_trip: Some(asked.elapsed()), admission: Some(admission) };
         node.0.contacts.lock().insert(self.member.clone(), contact);
         match SlotSet::from_bytes(&dirty) {
             Some(dirty) if granted && theirs == ring => {
                 self.placement.renew(&self.member, dirty, asked_ms);
                 node.reconsider(&self.placement);
+                if admission == Admission::Admitted {
+                    node.admit();
+                }
                 Ok(true)
             }
             _ => Ok(false),
@@ -148,7 +152,8 @@ impl Node {
             self.0.owing.notify_one();
         }
         let ring = placement.ring.fingerprint();
-        let reply = Reply::Leased { ring, granted: dirty.is_some(), clock: self.0.versions.latest() };
+        let (clock, admission) = (self.0.versions.latest(), self.admission());
+        let reply = Reply::Leased { ring, granted: dirty.is_some(), clock, admission };
         (reply, dirty.map(|dirty| vec![Bytes::from(dirty.to_bytes())]).unwrap_or_default())
     }
 

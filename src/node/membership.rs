@@ -8,20 +8,15 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 use tokio::time::sleep;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-use super::join::{ListError, list_at};
 use super::placement::Placement;
 use super::{Contact, Node, rfc3339};
 use crate::gossip::GossipEvent;
-use crate::link::LinkError;
 use crate::model::{Change, Member, Members, NodeId, Ring, Slot, Status};
 
 /// Changes of this long are taken together: a healing partition renews nearly every identity at once.
 const DEBOUNCE: Duration = Duration::from_millis(50);
-
-/// Pause between two questions of a node that has left.
-const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 
 /// Rebuilds the table after each change of the view.
 pub(super) async fn follow_view(node: Node) {
@@ -39,43 +34,14 @@ pub(super) async fn follow_view(node: Node) {
     }
 }
 
-/// Takes this node itself out of its table, so that everything it holds belongs elsewhere; and goes on to follow who is
-/// there. A node that has left hears no gossip any more, so it asks the others.
-pub(super) async fn step_out(node: &Node) {
-    put_in_force(node, &addresses(node.members().peers()));
-    loop {
-        sleep(FOLLOW_PAUSE).await;
-        let placement = node.0.placement.load_full();
-        let mut all_are_gone = true;
-        for (member, address) in placement.others() {
-            match list_at(node, address).await {
-                Ok(identities) => {
-                    let others = identities.into_iter().filter(|identity| identity.node_id != node.0.id);
-                    put_in_force(node, &others.map(|one| (one.node_id, one.address)).collect());
-                    all_are_gone = false;
-                    break;
-                }
-                Err(ListError::Leaving(_) | ListError::Link(LinkError::Refused(_))) => {}
-                Err(error) => {
-                    debug!(%member, %error, "no news of the members");
-                    all_are_gone = false;
-                }
-            }
-        }
-        if all_are_gone {
-            // Nobody is left to hand over to.
-            put_in_force(node, &BTreeMap::new());
-        }
-    }
-}
-
-fn addresses<'a>(members: impl Iterator<Item = &'a Member>) -> BTreeMap<NodeId, SocketAddr> {
-    members.map(|member| (member.node_id.clone(), member.address)).collect()
+pub(super) fn addresses<'a>(members: impl IntoIterator<Item = &'a Member>) -> BTreeMap<NodeId, SocketAddr> {
+    members.into_iter().map(|member| (member.node_id.clone(), member.address)).collect()
 }
 
 fn take_up(node: &Node, members: &Members) {
     put_in_force(node, &addresses(members.live()));
     node.0.contacts.lock().retain(|node_id, _| members.get(node_id).is_some());
+    node.0.goodbyes.lock().retain(|node_id, _| members.get(node_id).is_some());
     close_unused_links(node);
 }
 
@@ -86,7 +52,7 @@ fn close_unused_links(node: &Node) {
     node.0.links.retain(|address| used.contains(address));
 }
 
-fn put_in_force(node: &Node, members: &BTreeMap<NodeId, SocketAddr>) {
+pub(super) fn put_in_force(node: &Node, members: &BTreeMap<NodeId, SocketAddr>) {
     let old = node.0.placement.load_full();
     if old.goes_by(members) {
         return;
@@ -176,7 +142,9 @@ fn tell(node: &Node, change: Change, member: &Member) {
     if matches!(change, Change::Up | Change::Restarted) {
         node.0.links.forgive(member.address);
         // It may die before it is first pinged, and is to be shown with a time all the same.
-        node.0.contacts.lock().entry(member.node_id.clone()).or_default().seen_ms = node.now_ms();
+        let mut contacts = node.0.contacts.lock();
+        let contact = contacts.entry(member.node_id.clone()).or_default();
+        (contact.seen_ms, contact.admission) = (node.now_ms(), None);
     }
     let (kind, detail) = match change {
         Change::Up => ("member_up", None),
@@ -199,7 +167,7 @@ fn tell(node: &Node, change: Change, member: &Member) {
 pub(super) fn describe(node: &Node, member: &Member) -> Value {
     let is_me = member.node_id == node.0.id;
     let contact = if is_me {
-        Contact { seen_ms: node.now_ms(), round_trip: Some(Duration::ZERO) }
+        Contact { seen_ms: node.now_ms(), round_trip: Some(Duration::ZERO), admission: None }
     } else {
         node.contact(&member.node_id).unwrap_or_default()
     };

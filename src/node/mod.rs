@@ -4,11 +4,13 @@
 //! protocol towards clients. Invariant: a record gets into the store by being stamped there, by an owner or at the word of
 //! people who debug ([`Node::apply_here`]), or through `put_if_newer`.
 
+mod admission;
 mod batch;
 mod command;
 mod copies;
 mod events;
 mod gather;
+mod handoff;
 mod join;
 mod lease;
 mod membership;
@@ -30,9 +32,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde_json::json;
-use tokio::sync::{Notify, SetOnce, broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 pub use self::command::{Location, Stop};
 pub use self::events::{Event, rfc3339};
@@ -40,7 +42,7 @@ pub use self::operation::{Done, NewValue, NodeError, Operation, Outcome};
 use self::placement::Placement;
 pub use self::sync::SyncReport;
 use crate::gossip::Gossip;
-use crate::link::{Answer, Pool, Request, Service};
+use crate::link::{Admission, Answer, Pool, Request, Service};
 use crate::model::{
     Clock, Condition, Key, Ledger, Lookup, Members, NodeId, Record, Ring, Store, StoreConfig,
 };
@@ -88,13 +90,14 @@ struct Inner {
     clean: watch::Sender<bool>,
     view: watch::Receiver<Arc<Members>>,
     contacts: Mutex<BTreeMap<NodeId, Contact>>,
+    /// Members that said goodbye over the link, by the process that did.
+    goodbyes: Mutex<BTreeMap<NodeId, u64>>,
     gossip: Gossip,
     links: Pool,
     metrics: Arc<Metrics>,
     events: events::EventLog,
     moves: Mutex<MoveStats>,
-    /// Set once the first attempt to join is over, whatever came of it.
-    ready: SetOnce<()>,
+    admission: admission::Progress,
     leaving: AtomicBool,
     /// Says that the process should stop: gracefully, or with an error that people must see.
     stop: watch::Sender<Option<Stop>>,
@@ -107,6 +110,8 @@ pub struct Contact {
     pub seen_ms: u64,
     /// How long the last round trip took.
     pub round_trip: Option<Duration>,
+    /// Whether it said that it is admitted to the cluster; none before it has answered.
+    pub admission: Option<Admission>,
 }
 
 /// What moving entries has done so far.
@@ -144,9 +149,10 @@ impl Node {
             clean: watch::channel(true).0,
             view: gossip.view(),
             contacts: Mutex::default(),
+            goodbyes: Mutex::default(),
             events: events::EventLog::new(),
             moves: Mutex::default(),
-            ready: SetOnce::new(),
+            admission: admission::Progress::default(),
             leaving: AtomicBool::new(false),
             stop: watch::channel(None).0,
             id: identity.node_id,
@@ -204,20 +210,6 @@ impl Node {
         &self.0.metrics
     }
 
-    /// Whether it has tried to join. Before that it does not know what others hold.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.0.ready.initialized()
-    }
-
-    /// A node that has just started waits for its first attempt to join, rather than miss what the cluster has.
-    async fn wait_until_ready(&self, deadline: Instant) {
-        if !self.is_ready() {
-            // Too late for this request: then it is answered by what this node knows.
-            let _ = timeout_at(deadline, self.0.ready.wait()).await;
-        }
-    }
-
     /// Whether it is on its way out.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
@@ -264,8 +256,9 @@ impl Node {
     /// another node only drops what it has.
     ///
     /// # Errors
-    /// [`NodeError::TooLarge`] and [`NodeError::PreconditionFailed`]; nothing has changed then.
+    /// [`NodeError::TooLarge`], [`NodeError::PreconditionFailed`] and [`NodeError::Joining`]; nothing has changed then.
     pub fn apply_here(&self, operation: &Operation) -> Result<Outcome, NodeError> {
+        self.check_admitted_now()?;
         if let Operation::Delete(key, Condition::Always) = operation
             && !self.0.placement.load().owns(key.slot())
         {

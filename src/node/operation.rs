@@ -80,6 +80,9 @@ pub enum NodeError {
     /// The condition of the write does not hold. Nothing changed.
     #[error("{0}")]
     PreconditionFailed(String),
+    /// This node has not been admitted to the cluster. Nothing changed.
+    #[error("{0}")]
+    Joining(String),
     /// A bounded queue is full. Nothing changed.
     #[error("{0}")]
     Overloaded(String),

@@ -147,11 +147,6 @@ impl Placement {
         self.complete.load(Ordering::Acquire)
     }
 
-    /// Whether anybody else goes by it, as far as was heard.
-    pub(super) fn is_shared(&self) -> bool {
-        self.reports.lock().values().any(Option::is_some)
-    }
-
     /// Members that have not reported yet: they may go by another table.
     pub(super) fn without_report(&self) -> Vec<NodeId> {
         if self.is_complete() {

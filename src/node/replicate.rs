@@ -146,7 +146,7 @@ impl Node {
 
     fn check_entitled(&self, slot: Slot, claim: Claim) -> Result<(), Refusal> {
         let (placement, now_ms) = (self.0.placement.load(), self.uptime_ms());
-        if !self.is_ready() || !placement.owns(slot) {
+        if !self.is_admitted() || !placement.owns(slot) {
             return Err(Refusal::NotOwner);
         }
         let is_settled = claim

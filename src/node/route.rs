@@ -49,7 +49,7 @@ impl Node {
     /// See [`NodeError`].
     pub async fn perform(&self, operation: &Operation) -> Performed {
         let deadline = self.deadline();
-        self.wait_until_ready(deadline).await;
+        self.check_admitted(deadline).await?;
         self.perform_by(operation, deadline).await
     }
 
@@ -236,7 +236,9 @@ impl From<LinkError> for Failure {
             LinkError::Overloaded(_) | LinkError::TooLong | LinkError::Late(_) => {
                 Failure::Final(error.into())
             }
-            LinkError::Unreachable { .. } | LinkError::Refused(_) => Failure::Elsewhere(error.into()),
+            LinkError::Unreachable { .. } | LinkError::Rejected { .. } | LinkError::Refused(_) => {
+                Failure::Elsewhere(error.into())
+            }
             LinkError::Broken(_) | LinkError::Silent(_) => Failure::Doubtful(error.into()),
         }
     }

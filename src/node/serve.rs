@@ -66,6 +66,10 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: In
             let failed = join::call_back(&node, &node_id, address).await.err();
             (Reply::CalledBack(failed), Vec::new())
         })),
+        Request::Goodbye { node_id, boot } => {
+            node.0.goodbyes.lock().insert(node_id, boot);
+            Answer::Now(Reply::Noted, Vec::new())
+        }
         Request::Leave => {
             node.0.stop.send_replace(Some(Stop::Leave));
             Answer::Now(Reply::Leaving, Vec::new())

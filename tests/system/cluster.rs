@@ -57,6 +57,11 @@ impl Cluster {
         self.nodes.len()
     }
 
+    /// Puts a node that was started by itself in the place of one that has ended.
+    pub(crate) fn replace(&mut self, number: usize, node: Node) {
+        self.nodes[number - 1] = node;
+    }
+
     pub(crate) fn node(&mut self, number: usize) -> &mut Node {
         &mut self.nodes[number - 1]
     }
@@ -121,10 +126,10 @@ impl Cluster {
         self.node(number).restart();
     }
 
-    /// Whether every running node sees exactly the running ones, all healthy, in one ring.
+    /// Whether every running node serves and sees exactly the running ones, all healthy, in one ring.
     pub(crate) fn is_whole(&self) -> bool {
         let expected: Vec<(&str, &str)> = self.running().map(|node| (&*node.id, "healthy")).collect();
-        self.agrees_on(&expected)
+        self.agrees_on(&expected) && self.running().all(Node::is_healthy)
     }
 
     /// Whether every running node sees these members with these statuses, in the one ring that follows.

@@ -38,10 +38,11 @@ fn twenty_nodes_that_join_at_once_all_know_all_within_three_seconds() {
 }
 
 #[test]
-fn a_node_whose_seed_is_not_up_serves_alone_and_joins_when_the_seed_comes() {
+fn a_node_whose_seed_is_not_up_serves_alone_in_the_end_and_joins_when_the_seed_comes() {
     let seed = bind_both().2;
     let mut cluster = Cluster::default();
     cluster.admit(Node::start("early", &["--join", &seed.to_string()]));
+    cluster.wait_until("it begins a cluster of its own", PATIENCE, || cluster.is_whole());
     cluster[1].put("key", "kept");
     assert_eq!(cluster[1].value("key").as_deref(), Some("kept"));
     cluster.admit(Node::start_at("late", seed, &[]));

@@ -4,6 +4,7 @@
 //! Every wait has a deadline, and a sleep stands only where the scenario is a duration.
 
 mod access;
+mod admission;
 mod cluster;
 mod command_line;
 mod conditional;
@@ -18,6 +19,7 @@ mod keys_and_values;
 mod limits;
 mod link_abuse;
 mod moving;
+mod namespace;
 mod node;
 mod process;
 mod proxy;
@@ -25,6 +27,7 @@ mod refusals;
 mod replication;
 mod secret;
 mod split;
+mod stopping;
 mod strangers;
 mod tls;
 

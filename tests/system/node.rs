@@ -139,6 +139,12 @@ impl Node {
         }
     }
 
+    /// Whether it says that it serves.
+    pub(crate) fn is_healthy(&self) -> bool {
+        http::request(self.address, "GET", "/api/v1/health", &[], b"")
+            .is_ok_and(|answer| answer.status == 200)
+    }
+
     /// What it believes; `None` if it does not answer.
     pub(crate) fn view(&self) -> Option<View> {
         let body = http::request(self.address, "GET", "/admin/cluster", &[], b"").ok()?.json();

@@ -1,0 +1,52 @@
+//! A network of a test's own, in which what is gone swallows what it is sent, as a container does that was removed.
+//!
+//! Loopback answers for ports on which nothing listens; nothing else does. The test runs itself once more, in a network
+//! namespace whose only device is a loopback of its own, and its rules drop those answers.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+const INSIDE: &str = "SHOAL_TEST_IN_NAMESPACE";
+
+/// Sets the namespace up, then becomes the test.
+const SET_UP: &str = "ip link set lo up && \
+     iptables -A OUTPUT -p tcp --tcp-flags RST RST -j DROP && \
+     iptables -A OUTPUT -p icmp -j DROP && \
+     exec \"$@\"";
+
+/// Whether the test named `name` is inside already. If not, it has been run there, and passed.
+#[track_caller]
+pub(crate) fn is_inside(name: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let test = std::env::current_exe().expect("the test has a path");
+    let ran = Command::new("unshare")
+        .args(["--map-root-user", "--net", "sh", "-c", SET_UP, "sh"])
+        .arg(test)
+        .args(["--exact", name, "--nocapture"])
+        .env(INSIDE, "1")
+        .output()
+        .expect("unshare runs (Debian's util-linux, iproute2 and iptables are needed)");
+    let said = [ran.stdout, ran.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(ran.status.success() && said.contains("1 passed"), "in its namespace: {}\n{said}", ran.status);
+    false
+}
+
+/// Nothing passes any more.
+pub(crate) fn cut_all() {
+    add_rule(&["-A", "INPUT", "-j", "DROP"]);
+}
+
+/// No connection to the node at `address` carries anything any more; datagrams, and its own connections, still pass.
+pub(crate) fn swallow_connections_to(address: SocketAddr) {
+    let port = address.port().to_string();
+    for end in ["--sport", "--dport"] {
+        add_rule(&["-A", "INPUT", "-p", "tcp", end, &port, "-j", "DROP"]);
+    }
+}
+
+fn add_rule(rule: &[&str]) {
+    let added = Command::new("iptables").args(rule).status().expect("iptables runs");
+    assert!(added.success(), "{rule:?}: {added}");
+}
