@@ -10,6 +10,7 @@ mod conditional;
 mod datagrams;
 mod events;
 mod failures;
+mod fields;
 mod files;
 mod formation;
 mod http;
