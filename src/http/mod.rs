@@ -47,7 +47,7 @@ use self::cache::Reach;
 use self::error::ApiError;
 use self::host::Hosts;
 pub use self::limits::Limits;
-use self::limits::{Door, Gauge, Held};
+use self::limits::{Arrivals, Door, Gauge, Held};
 use self::watched::Watch;
 use crate::link::{LinkConfig, Refused};
 use crate::net::TcpListener;
@@ -100,6 +100,8 @@ struct Inner {
     gate: Gate,
     requests: Gauge,
     event_streams: Arc<Gauge>,
+    /// Heads and short bodies that are not whole.
+    arrivals: Arrivals,
     /// Of requests.
     bodies: Bodies,
     /// Apart, so that who sends slowly keeps no answers back.
@@ -150,12 +152,14 @@ pub async fn serve(
     stopping: CancellationToken,
 ) {
     let (timeout, bytes_max) = (config.limits.body_timeout, config.limits.body_memory_bytes);
-    let bodies = || Bodies::new(timeout, bytes_max, node.metrics().clone());
+    let arrivals = Arrivals::new(config.limits.arrival_bytes());
+    let bodies = || Bodies::new(timeout, bytes_max, arrivals.clone(), node.metrics().clone());
     let edge = Edge(Arc::new(Inner {
         gate: Gate::new(&security, &link.cluster, node.id(), Hosts::new(config.hosts.clone())),
         tls: security.tls(),
         bodies: bodies(),
         answers: bodies(),
+        arrivals,
         node,
         config,
         link,

@@ -304,6 +304,7 @@ mod tests {
     use hyper::header::HeaderValue;
 
     use super::*;
+    use crate::http::limits::Arrivals;
     use crate::telemetry::Metrics;
 
     fn headers(pairs: &[(hyper::header::HeaderName, &str)]) -> HeaderMap {
@@ -314,7 +315,7 @@ mod tests {
         let headers = content_type.map(|text| headers(&[(CONTENT_TYPE, text)])).unwrap_or_default();
         let body = Full::new(Bytes::from(body.to_string()));
         let metrics = Metrics::new(&crate::model::NodeId::parse("test").unwrap());
-        let bodies = Bodies::new(Duration::from_secs(1), 1 << 20, metrics);
+        let bodies = Bodies::new(Duration::from_secs(1), 1 << 20, Arrivals::new(1 << 20), metrics);
         let key = Key::parse("key").unwrap();
         new_value(&key, &headers, query, body, 10, &bodies).await.map_err(|error| error.message)
     }

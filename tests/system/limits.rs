@@ -241,6 +241,47 @@ fn slow_bodies_and_slow_readers_are_bounded_and_keep_nothing_short_back() {
 }
 
 #[test]
+fn a_thousand_unfinished_heads_or_bodies_take_little_memory_and_keep_nothing_short_back() {
+    let _alone = crate::measured();
+    let head = [&b"GET /api/v1/health HTTP/1.1\r\nhost: localhost\r\nx: "[..], &vec![b'y'; 58_000]].concat();
+    let body = [
+        &b"PUT /api/v1/cache/slow HTTP/1.1\r\nhost: localhost\r\ncontent-length: 16001\r\n\r\n"[..],
+        &vec![b'y'; 16_000],
+    ]
+    .concat();
+    for (bytes, reason, kept_at_least) in [(&head, "head_memory", 100), (&body, "body_memory", 500)] {
+        let mut cluster = Cluster::start_with(1, &["--max-body-memory", "160MiB"]);
+        cluster[1].put("key", "value");
+        let (to, before) = (cluster[1].address, resident_bytes(cluster.node(1)));
+        let mut streams = Vec::new();
+        for _ in 0..1000 {
+            let mut stream = http::connect(to).expect("a connection");
+            // Fails when the node has closed it.
+            let _ = stream.write_all(bytes);
+            streams.push(stream);
+        }
+        cluster.wait_until("some are too many", PATIENCE, || refused(&cluster[1], reason) >= 1);
+        let most = peak_bytes(cluster.node(1)) - before;
+        let times = refused(&cluster[1], reason);
+        println!("{} MiB more at most, {times} refused by {reason}", most >> 20);
+        assert!(most < 44 << 20, "{} MiB more by {reason}", most >> 20);
+        assert!(times <= 1000 - kept_at_least, "{times} refused by {reason}");
+        // What is short goes on, as long as it likes, and so does what is whole.
+        cluster[1].put("short", "value");
+        assert_eq!(cluster[1].value("key").as_deref(), Some("value"));
+        let long_key = "%61".repeat(1024);
+        assert_eq!(cluster[1].get(&format!("/api/v1/cache/{long_key}")).status, 404);
+        drop(streams);
+        let all_of_it = |cluster: &Cluster| {
+            let long = [("x", &*"y".repeat(40_000))];
+            http::request(to, "GET", &key_path("key"), &long, b"").is_ok_and(|answer| answer.status == 200)
+                && cluster[1].request("PUT", &key_path("key"), &[], &vec![b'v'; 15_000]).status == 204
+        };
+        cluster.wait_until("all is given back", PATIENCE, || all_of_it(&cluster));
+    }
+}
+
+#[test]
 fn requests_streams_and_batches_have_a_number_that_is_enough() {
     let flags = ["--max-requests", "2", "--max-event-streams", "1", "--max-batch-size", "5"];
     let mut cluster = Cluster::start_with(2, &flags);
