@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help build demo test fmt lint deny unit simulate prove fuzz doc bench bench-detect bench-failure bench-memory clean
+.PHONY: help build demo test fmt lint deny advisories unit simulate prove fuzz doc bench bench-detect bench-failure bench-memory clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
@@ -26,6 +26,16 @@ deny: ## Licences, sources and bans of all crates that are built on
 	@if $(CARGO) deny --version >/dev/null 2>&1; \
 	then $(CARGO) deny check bans licenses sources; \
 	else echo "cargo-deny is not installed: licences, sources and bans of crates are NOT checked (cargo install --locked cargo-deny)"; fi
+
+# Apart from `make test`: an advisory of today says nothing of a change. Exits 1 for a finding alone.
+advisories: ## What RustSec knows of the crates that are built on; needs cargo-deny and, to be of today, the network
+	@if ! $(CARGO) deny --version >/dev/null 2>&1; then \
+	  echo "cargo-deny is not installed: advisories are NOT checked (cargo install --locked cargo-deny)"; \
+	elif $(CARGO) deny fetch db; then \
+	  $(CARGO) deny check --disable-fetch advisories; \
+	else \
+	  echo "the database of advisories cannot be fetched, for the reason above: advisories are NOT checked"; \
+	fi
 
 unit: ## Unit, property, system and documentation tests
 	$(CARGO) test --locked

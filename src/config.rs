@@ -8,7 +8,7 @@ mod limits;
 mod security;
 mod units;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use rand::RngExt;
 
 pub use self::limits::LimitArgs;
 pub use self::security::SecurityArgs;
-use self::units::{address, check_host_port, duration, size, size_within};
+use self::units::{address, check_host, check_host_port, duration, size, size_within};
 use crate::gossip::{Detection, GossipConfig};
 use crate::http::HttpConfig;
 use crate::model::{NodeId, StoreConfig};
@@ -213,10 +213,27 @@ impl TryFrom<&NodeArgs> for Config {
             http: HttpConfig {
                 value_bytes_max,
                 access_log: args.access_log,
+                hosts: args.hosts()?,
                 limits: args.limits.resolve(value_bytes_max)?,
             },
             security,
         })
+    }
+}
+
+impl NodeArgs {
+    /// The names among the addresses of this node, and those that it was given besides.
+    fn hosts(&self) -> Result<Vec<String>, ConfigError> {
+        let addresses = [Some(&self.listen), self.advertise.as_ref()].into_iter().flatten();
+        let own = addresses.filter_map(|text| Some(text.rsplit_once(':')?.0.to_string()));
+        let named = own.chain(self.security.tls_server_name.clone());
+        let mut hosts: Vec<String> =
+            named.filter(|name| name.trim_matches(['[', ']']).parse::<IpAddr>().is_err()).collect();
+        for name in &self.security.allow_host {
+            check_host("allow-host", name)?;
+            hosts.push(name.clone());
+        }
+        Ok(hosts)
     }
 }
 
@@ -298,6 +315,18 @@ mod tests {
         }
         assert!(parse(&["--listen", "0.0.0.0:8001"]).unwrap_err().contains("--advertise"));
         assert!(parse(&["--id", "a b"]).unwrap_err().starts_with("--id \"a b\": "));
+    }
+
+    #[test]
+    fn the_names_of_a_node_are_those_it_was_given() {
+        let hosts = |flags: &[&str]| parse(flags).map(|config| config.http.hosts);
+        assert_eq!(hosts(&["--advertise", "[::1]:8001"]).unwrap(), Vec::<String>::new());
+        assert_eq!(hosts(&["--listen", "localhost:8001"]).unwrap(), ["localhost"]);
+        let more = hosts(&["--allow-host", "a.example,b", "--allow-host", "c"]).unwrap();
+        assert_eq!(more, ["a.example", "b", "c"]);
+        for wrong in ["a:80", "http://a", "", "*"] {
+            assert!(hosts(&["--allow-host", wrong]).unwrap_err().contains("must be a host name"), "{wrong}");
+        }
     }
 
     #[test]

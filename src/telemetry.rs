@@ -46,6 +46,7 @@ pub enum Route {
 pub enum Limit {
     HeadSize,
     HeadTime,
+    HeadMemory,
     Malformed,
     BodySize,
     BodyTime,
@@ -63,9 +64,10 @@ pub enum Limit {
 }
 
 /// In the order of [`Limit`].
-const LIMITS: [&str; 16] = [
+const LIMITS: [&str; 17] = [
     "head_size",
     "head_time",
+    "head_memory",
     "malformed",
     "body_size",
     "body_time",

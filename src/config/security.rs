@@ -47,6 +47,10 @@ pub struct SecurityArgs {
     /// Keys of clients, one a line, as `shoal key` prints them [default: no key is asked for]
     #[arg(long, value_name = "FILE", env = "SHOAL_API_KEYS_FILE")]
     pub api_keys_file: Option<PathBuf>,
+    /// Further name by which clients call this node where no credential is asked for, as of a load balancer; repeatable or
+    /// comma-separated [default: any IP address, localhost, and the names in --listen, --advertise and --tls-server-name]
+    #[arg(long, value_name = "NAME", env = "SHOAL_ALLOW_HOST", value_delimiter = ',')]
+    pub allow_host: Vec<String>,
     /// File of the token for /admin and /metrics [default: they are for this machine only]
     #[arg(long, value_name = "FILE", env = "SHOAL_ADMIN_TOKEN_FILE")]
     pub admin_token_file: Option<PathBuf>,

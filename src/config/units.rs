@@ -21,6 +21,15 @@ pub(super) fn check_host_port(flag: &'static str, text: &str) -> Result<(), Conf
     }
 }
 
+/// A host name alone, as it stands in a URL.
+pub(super) fn check_host(flag: &'static str, text: &str) -> Result<(), ConfigError> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    if !text.is_empty() && text.len() <= 253 && text.chars().all(fits) {
+        return Ok(());
+    }
+    Err(bad(flag, text, "must be a host name without scheme or port, for example cache.example"))
+}
+
 fn is_bare_v6(host: &str) -> bool {
     host.contains(':') && host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_err()
         || (host.contains(':') && !host.starts_with('['))

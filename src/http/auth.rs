@@ -6,12 +6,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use hyper::header::{AUTHORIZATION, HOST, ORIGIN};
+use hyper::header::{AUTHORIZATION, ORIGIN};
 use hyper::{HeaderMap, Request};
 use parking_lot::Mutex;
 
 use super::PREFIX;
 use super::error::ApiError;
+use super::host::{Host, Hosts};
+use super::request::shown;
 use crate::model::{Key, NodeId};
 use crate::node::Node;
 use crate::security::{
@@ -19,14 +21,15 @@ use crate::security::{
 };
 
 /// Where a client's key may stand besides `Authorization: Bearer`.
-const KEY_HEADER: &str = "x-api-key";
+pub(super) const KEY_HEADER: &str = "x-api-key";
 /// What browsers say of the page that asks.
-const FETCH_SITE: &str = "sec-fetch-site";
+pub(super) const FETCH_SITE: &str = "sec-fetch-site";
 
 /// What is asked of those who call.
 pub(super) struct Gate {
     cluster: String,
     node_id: NodeId,
+    hosts: Hosts,
     keyring: SharedKeyring,
     replays: Mutex<Replays>,
     api_keys: Option<Arc<ArcSwap<ApiKeys>>>,
@@ -45,10 +48,12 @@ pub(super) enum Pass {
 }
 
 impl Gate {
-    pub(super) fn new(security: &Security, cluster: &str, node_id: &NodeId) -> Gate {
+    /// `hosts` are the names that the node goes by where no credential is asked for.
+    pub(super) fn new(security: &Security, cluster: &str, node_id: &NodeId, hosts: Hosts) -> Gate {
         Gate {
             cluster: cluster.into(),
             node_id: node_id.clone(),
+            hosts,
             keyring: security.keyring(),
             replays: Mutex::default(),
             api_keys: security.api_keys(),
@@ -56,23 +61,29 @@ impl Gate {
         }
     }
 
-    /// Whether the caller at `peer` may send this.
+    /// Whether the caller at `peer` may send this to `host`.
     ///
     /// # Errors
     /// 401 without credentials or with wrong ones, 403 where others would do.
-    pub(super) fn admit<B>(&self, request: &Request<B>, peer: IpAddr, node: &Node) -> Result<Pass, ApiError> {
+    pub(super) fn admit<B>(
+        &self,
+        request: &Request<B>,
+        host: Option<Host<'_>>,
+        peer: IpAddr,
+        node: &Node,
+    ) -> Result<Pass, ApiError> {
         let path = request.uri().path();
         if path.starts_with(PREFIX) {
-            self.admit_client(request.headers())
+            self.admit_client(request.headers(), host)
         } else if path == "/api/v1/health" || path == crate::link::PATH {
             // A link proves itself in its own handshake.
             Ok(Pass::Whole)
         } else if path.starts_with("/internal/") {
-            self.admit_member(request, node.now_ms())
+            self.admit_member(request, host, node.now_ms())
         } else if path.starts_with("/admin/") || path == "/metrics" {
-            self.admit_operator(request.headers(), peer)
+            self.admit_operator(request.headers(), host, peer)
         } else {
-            self.admit_client(request.headers())
+            self.admit_client(request.headers(), host)
         }
     }
 
@@ -84,8 +95,13 @@ impl Gate {
         move || token.as_ref().zip(issued.as_ref()).is_none_or(|(token, issued)| token.is_still(issued))
     }
 
-    fn admit_member<B>(&self, request: &Request<B>, now_ms: u64) -> Result<Pass, ApiError> {
-        let Some(keyring) = &self.keyring else { return admit_anybody(request.headers()) };
+    fn admit_member<B>(
+        &self,
+        request: &Request<B>,
+        host: Option<Host<'_>>,
+        now_ms: u64,
+    ) -> Result<Pass, ApiError> {
+        let Some(keyring) = &self.keyring else { return self.admit_anybody(request.headers(), host) };
         let keyring = keyring.borrow().clone();
         let header = request.headers().get(PROOF_HEADER).and_then(|value| value.to_str().ok());
         let call = Call {
@@ -98,9 +114,14 @@ impl Gate {
         checked.map(Pass::Proved).map_err(|error| ApiError::unauthorized(error.to_string()))
     }
 
-    fn admit_operator(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Pass, ApiError> {
+    fn admit_operator(
+        &self,
+        headers: &HeaderMap,
+        host: Option<Host<'_>>,
+        peer: IpAddr,
+    ) -> Result<Pass, ApiError> {
         match (&self.admin_token, bearer(headers)) {
-            (None, _) if peer.to_canonical().is_loopback() => admit_anybody(headers),
+            (None, _) if peer.to_canonical().is_loopback() => self.admit_anybody(headers, host),
             (None, _) => Err(ApiError::forbidden(
                 "without --admin-token-file this is answered only to callers on the node's own machine",
             )),
@@ -112,8 +133,8 @@ impl Gate {
         }
     }
 
-    fn admit_client(&self, headers: &HeaderMap) -> Result<Pass, ApiError> {
-        let Some(api_keys) = &self.api_keys else { return admit_anybody(headers) };
+    fn admit_client(&self, headers: &HeaderMap, host: Option<Host<'_>>) -> Result<Pass, ApiError> {
+        let Some(api_keys) = &self.api_keys else { return self.admit_anybody(headers, host) };
         let shown = bearer(headers).or_else(|| headers.get(KEY_HEADER)?.to_str().ok());
         let shown = shown.ok_or_else(|| {
             ApiError::unauthorized(
@@ -122,6 +143,25 @@ impl Gate {
         })?;
         let grant = api_keys.load().grant(shown);
         grant.map(Pass::Client).ok_or_else(|| ApiError::unauthorized("the API key is not known"))
+    }
+
+    /// Where no credential is asked for, except for pages of other sites in a browser: they reach what is open to the machine
+    /// that it runs on, and nobody there knows of it. Such a page has a name of its own, or is of another origin than the node.
+    fn admit_anybody(&self, headers: &HeaderMap, host: Option<Host<'_>>) -> Result<Pass, ApiError> {
+        if let Some(host) = host.filter(|host| !self.hosts.admit(*host)) {
+            return Err(ApiError::forbidden(format!(
+                "this node asks for no credential, so that Host must be one of: {}; it is {}. Another name of the node is \
+                 given to it with --allow-host",
+                self.hosts.accepted(),
+                shown(host.text)
+            )));
+        }
+        if is_of_another_site(headers, host) {
+            return Err(ApiError::forbidden(
+                "a page of another site asks for this, and this node asks for no credential; only its own pages are answered then",
+            ));
+        }
+        Ok(Pass::Whole)
     }
 }
 
@@ -149,27 +189,15 @@ impl Pass {
     }
 }
 
-/// Where no credential is asked for, except for pages of other sites in a browser: they reach what is open to the machine that it
-/// runs on, and nobody there knows of it.
-fn admit_anybody(headers: &HeaderMap) -> Result<Pass, ApiError> {
-    if is_of_another_site(headers) {
-        return Err(ApiError::forbidden(
-            "a page of another site asks for this, and this node asks for no credential; only its own pages are answered then",
-        ));
-    }
-    Ok(Pass::Whole)
-}
-
 /// Whether a browser says that the request comes from a page that this node did not serve: by the header of the Fetch
 /// Metadata specification (W3C) where it sends that, else by the page's origin (RFC 6454). Nobody else sends these.
-fn is_of_another_site(headers: &HeaderMap) -> bool {
+fn is_of_another_site(headers: &HeaderMap, host: Option<Host<'_>>) -> bool {
     if let Some(site) = headers.get(FETCH_SITE) {
         return site != "same-origin" && site != "none";
     }
     headers.get(ORIGIN).is_some_and(|origin| {
         let authority = origin.to_str().ok().and_then(|origin| Some(origin.split_once("://")?.1));
-        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-        authority.is_none() || authority != host
+        authority.is_none() || authority != host.map(|host| host.text)
     })
 }
 

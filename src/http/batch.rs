@@ -6,7 +6,7 @@ use std::time::Instant;
 use axum::extract::{Extension, State};
 use axum::response::Response;
 use hyper::StatusCode;
-use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::auth::Pass;
@@ -25,6 +25,7 @@ pub(crate) const OPERATIONS_MAX: usize = 1000;
 pub(super) const BODY_BYTES_MAX: usize = request::json_bytes_max(BATCH_BYTES_MAX / 2);
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Batch {
     operations: Items,
 }
@@ -64,7 +65,6 @@ impl<'de> Deserialize<'de> for Items {
     }
 }
 
-#[derive(Deserialize)]
 struct Item {
     op: String,
     key: String,
@@ -73,6 +73,79 @@ struct Item {
     value: Option<String>,
     ttl: Option<JsonTtl>,
     encoding: Option<String>,
+    /// The first field that means nothing: an error of this operation, not of the batch.
+    unknown: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Field {
+    Op,
+    Key,
+    IfMatch,
+    IfNoneMatch,
+    Value,
+    Ttl,
+    Encoding,
+    Other(String),
+}
+
+impl<'de> Deserialize<'de> for Item {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Item, D::Error> {
+        struct Taken;
+        impl<'de> Visitor<'de> for Taken {
+            type Value = Item;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("an operation")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Item, A::Error> {
+                let (mut op, mut key, mut value, mut ttl, mut encoding) = (None, None, None, None, None);
+                let (mut if_match, mut if_none_match, mut unknown) = (None, None, None);
+                while let Some(field) = fields.next_key()? {
+                    match field {
+                        Field::Op => once(&mut op, &mut fields, "op")?,
+                        Field::Key => once(&mut key, &mut fields, "key")?,
+                        Field::IfMatch => once(&mut if_match, &mut fields, "if_match")?,
+                        Field::IfNoneMatch => once(&mut if_none_match, &mut fields, "if_none_match")?,
+                        Field::Value => once(&mut value, &mut fields, "value")?,
+                        Field::Ttl => once(&mut ttl, &mut fields, "ttl")?,
+                        Field::Encoding => once(&mut encoding, &mut fields, "encoding")?,
+                        Field::Other(name) => {
+                            // Not kept, however long it is.
+                            fields.next_value::<IgnoredAny>()?;
+                            unknown.get_or_insert_with(|| request::shown(&name));
+                        }
+                    }
+                }
+                Ok(Item {
+                    op: op.ok_or_else(|| A::Error::missing_field("op"))?,
+                    key: key.ok_or_else(|| A::Error::missing_field("key"))?,
+                    if_match: if_match.flatten(),
+                    if_none_match: if_none_match.flatten(),
+                    value: value.flatten(),
+                    ttl: ttl.flatten(),
+                    encoding: encoding.flatten(),
+                    unknown,
+                })
+            }
+        }
+        deserializer.deserialize_map(Taken)
+    }
+}
+
+/// Takes the value of a field that has not been there before.
+fn once<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
+    slot: &mut Option<T>,
+    fields: &mut A,
+    name: &'static str,
+) -> Result<(), A::Error> {
+    if slot.is_some() {
+        return Err(A::Error::duplicate_field(name));
+    }
+    *slot = Some(fields.next_value()?);
+    Ok(())
 }
 
 /// `POST /api/v1/batch`
@@ -83,6 +156,7 @@ pub(super) async fn serve(
 ) -> Result<Response, ApiError> {
     let started = Instant::now();
     let (head, body) = request.into_parts();
+    request::check_is_json(&head.headers)?;
     let body = edge.bodies.read(&head.headers, body, BODY_BYTES_MAX).await?;
     let _under_way = edge.begin()?;
     // What is in it is kept a second time.
@@ -141,11 +215,20 @@ pub(super) fn parse_body(
 }
 
 fn parse(item: Item, bytes_max: usize, pass: &Pass) -> Result<Operation, ApiError> {
-    let Item { op, key, if_match, if_none_match, value, ttl, encoding } = item;
+    let Item { op, key, if_match, if_none_match, value, ttl, encoding, unknown } = item;
     let key = Key::parse(key).map_err(|error| ApiError::invalid(error.to_string()))?;
     let condition = condition::of_item(if_match.as_deref(), if_none_match.as_deref())?;
     pass.check(if op == "get" { Right::Read } else { Right::Write }, &key)?;
+    if let Some(name) = unknown {
+        return Err(ApiError::invalid(format!(
+            "there is no field {name} in an operation; known are op, key, value, ttl, encoding, if_match and if_none_match"
+        )));
+    }
+    let has_value = value.is_some() || ttl.is_some() || encoding.is_some();
     match op.as_str() {
+        "get" | "delete" if has_value => {
+            Err(ApiError::invalid("\"value\", \"ttl\" and \"encoding\" go with \"put\""))
+        }
         "get" if condition != Condition::Always => {
             Err(ApiError::invalid("\"if_match\" and \"if_none_match\" go with \"put\" and \"delete\""))
         }

@@ -15,10 +15,10 @@ use hyper::body::Body;
 use hyper::header::CONTENT_LENGTH;
 
 use super::error::ApiError;
-use super::limits::{Gauge, Held, counted};
+use super::limits::{Arrivals, Gauge, Held, counted};
 use crate::telemetry::{Limit, Metrics};
 
-/// What is no longer is not counted: the number of connections bounds it well enough.
+/// What is no longer counts only while it arrives, apart from what is long: the number of requests bounds the rest.
 const SHORT_BYTES: usize = 16 << 10;
 
 /// How much longer than accepted a body may be to be read to its end.
@@ -31,12 +31,18 @@ pub(super) struct Bodies {
     timeout: Duration,
     memory: Arc<Gauge>,
     memory_bytes_max: usize,
+    arrivals: Arrivals,
     metrics: Arc<Metrics>,
 }
 
 impl Bodies {
-    pub(super) fn new(timeout: Duration, memory_bytes_max: usize, metrics: Arc<Metrics>) -> Bodies {
-        Bodies { timeout, memory: Arc::default(), memory_bytes_max, metrics }
+    pub(super) fn new(
+        timeout: Duration,
+        memory_bytes_max: usize,
+        arrivals: Arrivals,
+        metrics: Arc<Metrics>,
+    ) -> Bodies {
+        Bodies { timeout, memory: Arc::default(), memory_bytes_max, arrivals, metrics }
     }
 
     /// The same bytes, counted for as long as anybody has them.
@@ -116,7 +122,7 @@ impl Bodies {
         let mut first: Option<Bytes> = None;
         let mut rest = BytesMut::new();
         let mut bytes = 0;
-        let mut held = None;
+        let (mut held, mut arriving) = (None, None);
         while let Some(frame) = body.frame().await {
             let frame = frame
                 .map_err(|error| ApiError::invalid(format!("the body did not arrive whole: {error}")))?;
@@ -126,20 +132,25 @@ impl Bodies {
                 break;
             }
             if bytes > bytes_max {
-                (first, rest, held) = (None, BytesMut::new(), None);
+                (first, rest, held, arriving) = (None, BytesMut::new(), None, None);
                 continue;
             }
             self.hold_more(&mut held, bytes)?;
-            match &first {
-                None => first = Some(data),
-                Some(start) => {
-                    if rest.is_empty() {
-                        rest.extend_from_slice(start);
-                    }
-                    // Grows by what has arrived; what was announced may be a lie.
-                    rest.extend_from_slice(&data);
-                }
+            if held.is_some() {
+                arriving = None;
+            } else if !body.is_end_stream() && !self.arrivals.count(&mut arriving, bytes) {
+                return Err(self.full());
             }
+            if rest.is_empty() && first.is_none() {
+                first = Some(data);
+                continue;
+            }
+            if let Some(start) = first.take() {
+                // As long as was announced if that is short; else it grows by what has arrived, for that may be a lie.
+                rest.reserve(announced.filter(|all| *all <= SHORT_BYTES).unwrap_or(start.len() + data.len()));
+                rest.extend_from_slice(&start);
+            }
+            rest.extend_from_slice(&data);
         }
         if bytes > bytes_max {
             return Err(self.too_long(announced.unwrap_or(bytes), bytes_max));
@@ -169,6 +180,7 @@ pub(super) fn too_long(bytes: usize, bytes_max: usize) -> ApiError {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::StreamExt;
     use http_body_util::{Full, StreamBody};
     use hyper::body::Frame;
 
@@ -179,7 +191,7 @@ mod tests {
 
     fn bodies() -> Bodies {
         let metrics = Metrics::new(&NodeId::parse("test").unwrap());
-        Bodies::new(Duration::from_secs(1), 2 * LONG, metrics)
+        Bodies::new(Duration::from_secs(1), 2 * LONG, Arrivals::new(LONG), metrics)
     }
 
     async fn read<B>(bodies: &Bodies, body: B) -> Result<Bytes, ApiError>
@@ -188,6 +200,23 @@ mod tests {
         B::Error: fmt::Display,
     {
         bodies.read(&HeaderMap::new(), body, 10 * LONG).await
+    }
+
+    #[tokio::test]
+    async fn a_short_body_counts_only_while_it_arrives() {
+        let bodies = bodies();
+        let piece = |bytes: usize| Ok::<_, std::io::Error>(Frame::data(Bytes::from(vec![1; bytes])));
+        let slow = || {
+            let begun = futures_util::stream::iter([piece(12 << 10)]);
+            StreamBody::new(begun.chain(futures_util::stream::pending()))
+        };
+        let mut first = Box::pin(read(&bodies, slow()));
+        assert!((&mut first).now_or_never().is_none(), "it waits for the rest");
+        assert_eq!(read(&bodies, slow()).await.unwrap_err().code, "overloaded");
+        let whole = read(&bodies, Full::new(Bytes::from(vec![1; 12 << 10]))).await;
+        assert!(whole.is_ok(), "what is here is whole");
+        drop(first);
+        assert!(read(&bodies, slow()).now_or_never().is_none(), "there is room again");
     }
 
     #[tokio::test]

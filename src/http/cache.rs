@@ -5,15 +5,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Body;
-use hyper::header::ACCEPT;
 use hyper::{Method, Request, Response};
 
+use super::accept::{self, Choice};
 use super::auth::Pass;
 use super::condition::{self, ReadConditions, Verdict};
 use super::error::ApiError;
 use super::limits::counted;
+use super::request::Format;
 use super::{Edge, INTERNAL_PREFIX, PREFIX, reply, request};
-use crate::model::Key;
+use crate::model::{Entry, Key};
 use crate::node::{Done, NodeError, Operation, Outcome};
 use crate::security::Right;
 use crate::telemetry::{self, Route};
@@ -92,10 +93,12 @@ where
         }
     }
     let response = match (&done.outcome, form) {
-        (Outcome::Hit(entry), Form::Accepted(accepted))
-            if request::wants_raw(&accepted, entry.content_type.as_deref()) =>
-        {
-            reply::raw(entry, now_ms)
+        (Outcome::Hit(entry), Form::Accepted(accepted)) => {
+            match accept::choose(&accepted, entry.content_type.as_deref()) {
+                Choice::Json => reply::to_response(&operation, &done, now_ms),
+                Choice::Raw => reply::raw(entry, now_ms),
+                Choice::Neither => return Err(not_acceptable(entry)),
+            }
         }
         (Outcome::Stored { version, degraded }, Form::Raw) => reply::stored_raw(*version, *degraded),
         _ => reply::to_response(&operation, &done, now_ms),
@@ -107,6 +110,14 @@ where
         (None, _) => body,
     };
     Ok(Response::from_parts(head, body))
+}
+
+fn not_acceptable(entry: &Entry) -> ApiError {
+    ApiError::not_acceptable(format!(
+        "Accept refuses what there is: application/json, and the bytes as {} or {}",
+        entry.content_type.as_deref().unwrap_or(reply::TEXT),
+        accept::OCTETS
+    ))
 }
 
 /// What the answer is to look like.
@@ -132,24 +143,40 @@ where
     let (head, body) = request.into_parts();
     match head.method {
         Method::GET | Method::HEAD => {
-            let accepted = head.headers.get(ACCEPT).and_then(|value| value.to_str().ok());
-            let form = accepted.map_or(Form::Json, |text| Form::Accepted(text.into()));
+            check_query(head.uri.query())?;
+            let form = accept::wish(&head.headers)?.map_or(Form::Json, Form::Accepted);
             Ok((Operation::Get(key), form, ReadConditions::of(&head.headers)?))
         }
         Method::DELETE => {
+            check_query(head.uri.query())?;
             Ok((Operation::Delete(key, condition::of_delete(&head.headers)?), Form::Json, None))
         }
         Method::PUT => {
-            let is_json = request::content_type(&head.headers)? == Some("application/json");
+            let is_json = request::format(&head.headers)? == Format::Json;
             let (bytes_max, bodies) = (edge.config.value_bytes_max, &edge.bodies);
             // In a box, so that reads do not carry what it needs.
-            let new = Box::pin(request::new_value(&head.headers, head.uri.query(), body, bytes_max, bodies))
-                .await?;
+            let new =
+                Box::pin(request::new_value(&key, &head.headers, head.uri.query(), body, bytes_max, bodies))
+                    .await?;
             let condition = condition::of_put(&head.headers)?;
             Ok((Operation::Put(key, new, condition), if is_json { Form::Json } else { Form::Raw }, None))
         }
-        other => Err(ApiError::method_not_allowed(format!("{other}; a key takes GET, HEAD, PUT and DELETE"))),
+        other => Err(ApiError::method_not_allowed(
+            format!("{other}; a key takes GET, HEAD, PUT and DELETE"),
+            Some("GET, HEAD, PUT, DELETE"),
+        )),
     }
+}
+
+/// Only a PUT has parameters. Others may stand there, as some clients add one against caches; but who sends a TTL means it.
+fn check_query(query: Option<&str>) -> Result<(), ApiError> {
+    let is_ttl = |parameter: &str| parameter.split('=').next() == Some("ttl");
+    if query.is_some_and(|query| query.split('&').any(is_ttl)) {
+        return Err(ApiError::invalid(
+            "ttl is for PUT: neither reading nor deleting a key changes how long it lives",
+        ));
+    }
+    Ok(())
 }
 
 /// Counts the operation and, if wanted, logs it.

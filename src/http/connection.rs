@@ -107,7 +107,7 @@ async fn serve(stream: TcpStream, from: SocketAddr, door: Door, edge: Edge, rout
     let limits = &edge.config.limits;
     let watch = Watch::new(edge.node.metrics().clone());
     let service = service_fn(|request| super::answer(&edge, &router, &caller, &watch, request));
-    let io = TokioIo::new(Watched::new(stream, watch.clone()));
+    let io = TokioIo::new(Watched::new(stream, watch.clone(), edge.arrivals.clone()));
     let connection = parser(limits).serve_connection(io, service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     // Looked at four times in the shortest time that there is for anything.

@@ -3,10 +3,13 @@
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{
+    ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use hyper::{Response, StatusCode};
 use serde_json::json;
 
+use super::reply::CONFINED;
 use crate::node::NodeError;
 
 /// An error as clients see it: `{"error","message","timestamp"}`.
@@ -15,59 +18,79 @@ pub(super) struct ApiError {
     pub(super) status: StatusCode,
     pub(super) code: &'static str,
     pub(super) message: String,
+    /// What would be taken instead, where HTTP has a field for it.
+    hint: Option<(HeaderName, &'static str)>,
 }
 
 impl ApiError {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> ApiError {
+        ApiError { status, code, message: message.into(), hint: None }
+    }
+
     pub(super) fn invalid(message: impl Into<String>) -> ApiError {
-        ApiError { status: StatusCode::BAD_REQUEST, code: "invalid_request", message: message.into() }
+        ApiError::new(StatusCode::BAD_REQUEST, "invalid_request", message)
     }
 
     pub(super) fn too_large(message: impl Into<String>) -> ApiError {
-        ApiError { status: StatusCode::PAYLOAD_TOO_LARGE, code: "too_large", message: message.into() }
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
     }
 
     pub(super) fn not_found(path: &str) -> ApiError {
-        let message = format!("there is nothing at {path}");
-        ApiError { status: StatusCode::NOT_FOUND, code: "not_found", message }
+        ApiError::new(StatusCode::NOT_FOUND, "not_found", format!("there is nothing at {path}"))
     }
 
-    pub(super) fn method_not_allowed(message: impl Into<String>) -> ApiError {
-        ApiError {
-            status: StatusCode::METHOD_NOT_ALLOWED,
-            code: "method_not_allowed",
-            message: message.into(),
-        }
+    /// `allowed` are the methods that would do, unless the router adds them.
+    pub(super) fn method_not_allowed(message: impl Into<String>, allowed: Option<&'static str>) -> ApiError {
+        let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
+        ApiError { hint: allowed.map(|methods| (ALLOW, methods)), ..error }
+    }
+
+    pub(super) fn not_acceptable(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", message)
+    }
+
+    /// The body is in a format or coding that is not taken; `hint` is what is.
+    pub(super) fn unsupported(
+        message: impl Into<String>,
+        hint: Option<(HeaderName, &'static str)>,
+    ) -> ApiError {
+        let error = ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message);
+        ApiError { hint, ..error }
+    }
+
+    pub(super) fn expectation(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::EXPECTATION_FAILED, "expectation_failed", message)
+    }
+
+    pub(super) fn not_implemented(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", message)
     }
 
     pub(super) fn head_too_large() -> ApiError {
-        ApiError {
-            status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            code: "too_large",
-            message: "the headers of the request are too long, or too many".into(),
-        }
+        let message = "the headers of the request are too long, or too many";
+        ApiError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_large", message)
     }
 
     pub(super) fn target_too_long() -> ApiError {
-        let message = "the path of the request is too long".into();
-        ApiError { status: StatusCode::URI_TOO_LONG, code: "too_large", message }
+        ApiError::new(StatusCode::URI_TOO_LONG, "too_large", "the path of the request is too long")
     }
 
     /// `what` did not arrive in time.
     pub(super) fn timeout(what: &str) -> ApiError {
         let message = format!("{what} did not arrive in time");
-        ApiError { status: StatusCode::REQUEST_TIMEOUT, code: "timeout", message }
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", message)
     }
 
     pub(super) fn unauthorized(message: impl Into<String>) -> ApiError {
-        ApiError { status: StatusCode::UNAUTHORIZED, code: "unauthorized", message: message.into() }
+        ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
     }
 
     pub(super) fn forbidden(message: impl Into<String>) -> ApiError {
-        ApiError { status: StatusCode::FORBIDDEN, code: "forbidden", message: message.into() }
+        ApiError::new(StatusCode::FORBIDDEN, "forbidden", message)
     }
 
     pub(super) fn overloaded(message: impl Into<String>) -> ApiError {
-        ApiError { status: StatusCode::SERVICE_UNAVAILABLE, code: "overloaded", message: message.into() }
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
     }
 
     /// The node is not a member yet.
@@ -76,7 +99,7 @@ impl ApiError {
     }
 
     pub(super) fn internal(code: &'static str, message: impl Into<String>) -> ApiError {
-        ApiError { status: StatusCode::INTERNAL_SERVER_ERROR, code, message: message.into() }
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, code, message)
     }
 
     pub(super) fn body(&self) -> serde_json::Value {
@@ -98,15 +121,19 @@ impl ApiError {
             StatusCode::REQUEST_TIMEOUT => headers.insert(CONNECTION, HeaderValue::from_static("close")),
             _ => None,
         };
+        if let Some((name, value)) = &self.hint {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
         response
     }
 
     /// A whole answer, for where there is no HTTP layer to write one; the last of its connection.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let body = self.body().to_string();
+        let confined: String = CONFINED.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let retry = if self.status == StatusCode::SERVICE_UNAVAILABLE { "retry-after: 1\r\n" } else { "" };
         let head = format!(
-            "HTTP/1.1 {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{retry}connection: close\r\n\r\n",
+            "HTTP/1.1 {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{retry}{confined}connection: close\r\n\r\n",
             self.status,
             body.len()
         );
@@ -120,7 +147,7 @@ impl From<NodeError> for ApiError {
         match error {
             NodeError::TooLarge(_) => ApiError::too_large(message),
             NodeError::PreconditionFailed(_) => {
-                ApiError { status: StatusCode::PRECONDITION_FAILED, code: "precondition_failed", message }
+                ApiError::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", message)
             }
             NodeError::Overloaded(_) => ApiError::overloaded(message),
             NodeError::Joining(_) => ApiError::joining(message),

@@ -2,17 +2,30 @@
 
 use std::sync::LazyLock;
 
-use hyper::HeaderMap;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, IF_MATCH,
+    IF_NONE_MATCH, TRANSFER_ENCODING,
+};
+use hyper::{HeaderMap, Request};
 
 use super::auth::Pass;
 use super::condition::ReadConditions;
-use super::{batch, condition, request};
+use super::{accept, batch, condition, fields, request};
 use crate::model::{NodeId, Version};
 use crate::security::{Call, Keyring, Replays, Secret};
 
 const VALUE_BYTES_MAX: usize = 1 << 16;
-const HEADERS: [HeaderName; 4] = [ACCEPT, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH];
+const HEADERS: [HeaderName; 9] = [
+    ACCEPT,
+    CONTENT_TYPE,
+    IF_MATCH,
+    IF_NONE_MATCH,
+    HOST,
+    TRANSFER_ENCODING,
+    EXPECT,
+    CONTENT_ENCODING,
+    ACCEPT_ENCODING,
+];
 static NODE: LazyLock<NodeId> = LazyLock::new(|| NodeId::parse("fuzz").expect("a name"));
 static CALL: LazyLock<Call<'static>> =
     LazyLock::new(|| Call { cluster: "fuzz", node: &NODE, method: "GET", target: "/internal/cache/a" });
@@ -44,14 +57,22 @@ pub(crate) fn request(bytes: &[u8]) {
         if let Ok(value) = HeaderValue::from_str(line) {
             headers.insert(name, value);
         }
-        request::wants_raw(line, Some("image/png"));
+        accept::choose(line, Some("image/png"));
+        accept::refuses_identity(line);
         let _ = NodeId::parse(line);
         let _ = request::query_ttl(Some(line));
         let keyring = Keyring::parse(&secret()).expect("a secret");
         CALL.check(&keyring, Some(line), &mut Replays::default(), 1_000_000)
             .expect_err("nobody guesses a proof");
     }
-    let _ = request::content_type(&headers);
+    let _ = request::format(&headers);
+    let _ = request::check_is_json(&headers);
+    let mut whole = Request::new(());
+    *whole.headers_mut() = headers.clone();
+    // Whatever is refused can be shown.
+    if let Err(error) = fields::check(&whole) {
+        assert!(!error.message.is_empty());
+    }
     let _ = condition::of_put(&headers);
     let _ = condition::of_delete(&headers);
     if let Ok(Some(conditions)) = ReadConditions::of(&headers) {
@@ -75,6 +96,7 @@ pub(crate) fn corpus() -> Vec<Vec<u8>> {
         format!(r#"{{"operations":{}}}"#, "[".repeat(200)),
         r#"{"operations":[{"op":"get","key":"\u0000\ud83d\ude00"}]}"#.into(),
         "photos%2F1%202.png\ntext/html;q=0.8, image/png\napplication/json; charset=utf-8\n\"1-2\", W/\"3\"\n*".into(),
+        "a\n*/*;q=0.0\nApplication/JSON; Charset=\"UTF-8\"\n*\n*\n[::1]:8001\ngzip, chunked\n100-continue\ngzip\nidentity;q=0".into(),
         format!("%00%ff%\n*/*\n\n\"\n{proof}\nttl=60\nttl=NaN\nttl=1e400"),
     ]
     .map(String::into_bytes)

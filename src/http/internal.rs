@@ -11,6 +11,7 @@ use hyper::header::{CONNECTION, HeaderMap, HeaderValue, UPGRADE};
 use hyper::{StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use tracing::warn;
 
@@ -21,15 +22,32 @@ use crate::link::{self, Answered, Lane, Refused};
 use crate::model::NodeId;
 use crate::net::{lookup_host, spawn_vital};
 
+/// A member as `/admin/nodes` shows it may be sent as it is; what else it says of itself is for people.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Join {
     node_id: String,
     address: String,
+    #[serde(rename = "status")]
+    _status: Option<IgnoredAny>,
+    #[serde(rename = "last_seen")]
+    _last_seen: Option<IgnoredAny>,
+    #[serde(rename = "response_time")]
+    _response_time: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Leave {
     node_id: String,
+    #[serde(rename = "address")]
+    _address: Option<IgnoredAny>,
+    #[serde(rename = "status")]
+    _status: Option<IgnoredAny>,
+    #[serde(rename = "last_seen")]
+    _last_seen: Option<IgnoredAny>,
+    #[serde(rename = "response_time")]
+    _response_time: Option<IgnoredAny>,
 }
 
 /// `POST /internal/cluster/join`
@@ -37,7 +55,7 @@ pub(super) async fn join(
     State(edge): State<Edge>,
     request: axum::extract::Request,
 ) -> Result<Json<Value>, ApiError> {
-    let Join { node_id, address } = small_json(&edge, request, "{\"node_id\", \"address\"}").await?;
+    let Join { node_id, address, .. } = small_json(&edge, request, "{\"node_id\", \"address\"}").await?;
     let _under_way = edge.begin()?;
     let node_id = parse_node_id(&node_id)?;
     let resolved = lookup_host(address.as_str()).await.ok().and_then(|mut addresses| addresses.next());
@@ -55,7 +73,7 @@ pub(super) async fn leave(
     State(edge): State<Edge>,
     request: axum::extract::Request,
 ) -> Result<Json<Value>, ApiError> {
-    let Leave { node_id } = small_json(&edge, request, "{\"node_id\"}").await?;
+    let Leave { node_id, .. } = small_json(&edge, request, "{\"node_id\"}").await?;
     let _under_way = edge.begin()?;
     let node_id = parse_node_id(&node_id)?;
     edge.node
@@ -164,6 +182,7 @@ async fn small_json<T: serde::de::DeserializeOwned>(
     expected: &str,
 ) -> Result<T, ApiError> {
     let (head, body) = request.into_parts();
+    request::check_is_json(&head.headers)?;
     let body = edge.bodies.read(&head.headers, body, 16 << 10).await?;
     request::parse_json(&body, expected)
 }

@@ -19,6 +19,11 @@ use crate::telemetry::{Limit, Metrics};
 /// Connections beyond the limit that members get, so that nobody can keep members from each other by opening many.
 const RESERVED_FOR_MEMBERS: usize = 256;
 
+/// What of a head or a body is not counted while it arrives: more than nearly every head has, with a key of the longest kind.
+const UNCOUNTED_BYTES: usize = 4 << 10;
+/// The part of the memory for bodies that unfinished heads and short bodies have besides.
+const ARRIVALS_PART: usize = 16;
+
 /// The bounds. Each has a flag of `shoal node`.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -45,6 +50,14 @@ pub struct Limits {
     pub event_streams: usize,
     /// Operations of a batch.
     pub batch_operations: usize,
+}
+
+impl Limits {
+    /// Bytes of heads and short bodies that have begun to arrive and are not whole, together, beyond a few of each.
+    #[must_use]
+    pub fn arrival_bytes(&self) -> usize {
+        self.body_memory_bytes / ARRIVALS_PART
+    }
 }
 
 /// A number of things at a time.
@@ -83,6 +96,33 @@ impl<G: Deref<Target = Gauge>> Held<G> {
 impl<G: Deref<Target = Gauge>> Drop for Held<G> {
     fn drop(&mut self) {
         self.gauge.0.fetch_sub(self.amount, Ordering::Relaxed);
+    }
+}
+
+/// Counts what has begun to arrive and is not whole.
+#[derive(Clone, Debug)]
+pub(super) struct Arrivals {
+    gauge: Arc<Gauge>,
+    bytes_max: usize,
+}
+
+impl Arrivals {
+    pub(super) fn new(bytes_max: usize) -> Arrivals {
+        Arrivals { gauge: Arc::default(), bytes_max }
+    }
+
+    /// Counts as `held` that `bytes` of something are here by now. False, and nothing changed, if all together are too many.
+    pub(super) fn count(&self, held: &mut Option<Held<Arc<Gauge>>>, bytes: usize) -> bool {
+        if bytes <= UNCOUNTED_BYTES {
+            return true;
+        }
+        match held {
+            Some(held) => held.grow_to(bytes, self.bytes_max),
+            None => {
+                *held = Held::new(self.gauge.clone(), bytes, self.bytes_max);
+                held.is_some()
+            }
+        }
     }
 }
 
@@ -216,5 +256,16 @@ mod tests {
         assert!(held.grow_to(4, 4) && !held.grow_to(5, 4));
         drop(held);
         assert!(Held::new(&gauge, 4, 4).is_some());
+    }
+
+    #[test]
+    fn what_arrives_counts_from_4_kib_on() {
+        let arrivals = Arrivals::new(10 << 10);
+        let (mut first, mut second) = (None, None);
+        assert!(arrivals.count(&mut first, 4 << 10) && first.is_none(), "a little is free");
+        assert!(arrivals.count(&mut first, 5 << 10) && arrivals.count(&mut first, 6 << 10));
+        assert!(!arrivals.count(&mut second, 5 << 10) && second.is_none());
+        drop(first);
+        assert!(arrivals.count(&mut second, 10 << 10) && !arrivals.count(&mut second, 11 << 10));
     }
 }

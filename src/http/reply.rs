@@ -5,7 +5,10 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
+use hyper::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, VARY,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
@@ -17,6 +20,21 @@ pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 
 /// What `"degraded": true` is in an answer without a body.
 const DEGRADED: HeaderName = HeaderName::from_static("shoal-degraded");
+
+/// What keeps an answer from being a page of the node's origin, whatever bytes of a client are in it: they are what their type
+/// says, and as a document may load and run nothing, nor be a part of a page elsewhere.
+pub(super) const CONFINED: [(HeaderName, &str); 3] = [
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
+
+/// Adds what is in [`CONFINED`], but to an answer that has rules of its own.
+pub(super) fn confine(headers: &mut HeaderMap) {
+    for (name, value) in CONFINED {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+}
 
 pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(body));
@@ -140,6 +158,8 @@ fn add_entry_headers(response: &mut Response<Bytes>, entry: &Entry, now_ms: u64)
     if let Some(left) = entry.ttl_left(now_ms) {
         let age = HeaderValue::from_str(&format!("max-age={}", whole_seconds(left)));
         response.headers_mut().insert(CACHE_CONTROL, age.unwrap_or(HeaderValue::from_static("no-cache")));
+        // Or a cache on the way would answer with JSON where the bytes are wanted.
+        response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
     }
 }
 

@@ -9,21 +9,25 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::body::Body;
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{ACCEPT, CONTENT_TYPE};
 use percent_encoding::percent_decode_str;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Number;
 
+use super::accept::OCTETS;
 use super::bodies::{Bodies, too_long};
 use super::error::ApiError;
-use super::reply::TEXT;
 use crate::model::Key;
 use crate::node::NewValue;
 
 /// The longest TTL: about 30 years.
 const TTL_SECONDS_MAX: f64 = 1e9;
-const OCTETS: &str = "application/octet-stream";
+/// The longest part of an error that the client wrote.
+const REASON_CHARS_MAX: usize = 300;
+const JSON: &str = "application/json";
+/// The names of character sets that JSON may be said to be in.
+const UTF8: [&str; 3] = ["utf-8", "utf8", "us-ascii"];
 
 /// The key in the rest of a path.
 pub(super) fn key(encoded: &str) -> Result<Key, ApiError> {
@@ -36,6 +40,7 @@ pub(super) fn key(encoded: &str) -> Result<Key, ApiError> {
 
 /// The value in a PUT's body: raw bytes, or a JSON object if the content type says so.
 pub(super) async fn new_value<B>(
+    key: &Key,
     headers: &HeaderMap,
     query: Option<&str>,
     body: B,
@@ -46,17 +51,24 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: fmt::Display,
 {
-    match content_type(headers)? {
-        Some("application/json") => {
+    match format(headers)? {
+        Format::Json => {
+            let query_ttl = query_ttl(query)?;
             let body = bodies.read(headers, body, json_bytes_max(bytes_max)).await?;
-            let new = from_json(&body, bytes_max)?;
-            Ok(NewValue { value: bodies.keep(new.value)?, ..new })
+            let new = from_json(&body, key, bytes_max)?;
+            let ttl = match (new.ttl, query_ttl) {
+                (Some(_), Some(_)) => {
+                    return Err(ApiError::invalid("ttl is in the query and in the body; send one"));
+                }
+                (in_body, in_query) => in_body.or(in_query),
+            };
+            Ok(NewValue { value: bodies.keep(new.value)?, ttl, ..new })
         }
-        Some("application/x-www-form-urlencoded") => Err(ApiError::invalid(
+        Format::Form => Err(ApiError::invalid(
             "Content-Type is application/x-www-form-urlencoded, which curl -d sends by itself; \
              add -H 'Content-Type: application/json', or another type for raw bytes",
         )),
-        _ => {
+        Format::Other | Format::Unnamed => {
             let ttl = query_ttl(query)?;
             let stored = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or(OCTETS);
             let content_type = Some(Arc::from(stored));
@@ -71,14 +83,77 @@ pub(super) const fn json_bytes_max(value_bytes_max: usize) -> usize {
     2 * value_bytes_max + 4096
 }
 
-/// The media type of the body, without parameters.
-pub(super) fn content_type(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
-    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(None) };
-    let text = value.to_str().map_err(|_| ApiError::invalid("the Content-Type header is not ASCII"))?;
-    Ok(Some(text.split(';').next().unwrap_or_default().trim()))
+/// What a body is, by its `Content-Type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Json,
+    /// What curl sends by itself.
+    Form,
+    /// The header is missing.
+    Unnamed,
+    Other,
 }
 
+/// The format of the body. Types and their parameters are compared without case (RFC 9110 section 8.3.1).
+///
+/// # Errors
+/// 400 if it is not ASCII, 415 if it is JSON in another character set than UTF-8.
+pub(super) fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(Format::Unnamed) };
+    let text = value.to_str().map_err(|_| ApiError::invalid("the Content-Type header is not ASCII"))?;
+    let mut parts = text.split(';').map(str::trim);
+    let essence = parts.next().unwrap_or_default();
+    if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        return Ok(Format::Form);
+    }
+    if !essence.eq_ignore_ascii_case(JSON) {
+        return Ok(Format::Other);
+    }
+    let charset = parts.filter_map(|parameter| parameter.split_once('=')).find_map(|(name, value)| {
+        name.trim().eq_ignore_ascii_case("charset").then(|| value.trim().trim_matches('"'))
+    });
+    match charset {
+        Some(other) if !UTF8.iter().any(|name| other.eq_ignore_ascii_case(name)) => {
+            let message = format!("charset is {}; JSON is taken in UTF-8 only", shown(other));
+            Err(ApiError::unsupported(message, Some((ACCEPT, JSON))))
+        }
+        _ => Ok(Format::Json),
+    }
+}
+
+/// Checks the `Content-Type` of a body that can only be JSON. It may be missing, or be what curl and browsers send by
+/// themselves, as clients of these calls always could.
+pub(super) fn check_is_json(headers: &HeaderMap) -> Result<(), ApiError> {
+    let text = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    match format(headers)? {
+        Format::Other if !essence.eq_ignore_ascii_case("text/plain") => {
+            let message = format!("Content-Type is {}; the body is to be {JSON}", shown(essence));
+            Err(ApiError::unsupported(message, Some((ACCEPT, JSON))))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The body of a PUT. A field that is not known is refused, for it was meant to do something; those of an answer may come back
+/// as they were, and say nothing new.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PutBody {
+    value: Option<String>,
+    ttl: Option<JsonTtl>,
+    encoding: Option<String>,
+    key: Option<String>,
+    #[serde(rename = "found")]
+    _found: Option<IgnoredAny>,
+    #[serde(rename = "node_id")]
+    _node_id: Option<IgnoredAny>,
+    #[serde(rename = "message")]
+    _message: Option<IgnoredAny>,
+    #[serde(rename = "degraded")]
+    _degraded: Option<IgnoredAny>,
+}
+
 pub(super) struct JsonValue {
     pub(super) value: Option<String>,
     pub(super) ttl: Option<JsonTtl>,
@@ -171,9 +246,16 @@ impl JsonValue {
     }
 }
 
-fn from_json(body: &[u8], bytes_max: usize) -> Result<NewValue, ApiError> {
-    parse_json::<JsonValue>(body, "{\"value\": \"…\"} with an optional \"ttl\" in seconds")?
-        .into_value(bytes_max)
+fn from_json(body: &[u8], key: &Key, bytes_max: usize) -> Result<NewValue, ApiError> {
+    let expected = "{\"value\": \"…\"} with an optional \"ttl\" in seconds";
+    let PutBody { value, ttl, encoding, key: named, .. } = parse_json(body, expected)?;
+    if let Some(other) = named.filter(|named| named != key.as_str()) {
+        return Err(ApiError::invalid(format!(
+            "\"key\" is {}, which is not the key of the path",
+            shown(&other)
+        )));
+    }
+    JsonValue { value, ttl, encoding }.into_value(bytes_max)
 }
 
 /// The beginning of what was sent, for an error: it may be as long as the body.
@@ -184,7 +266,9 @@ pub(super) fn shown(text: &str) -> String {
 /// Parses a JSON body; `expected` completes the sentence of the error.
 pub(super) fn parse_json<T: serde::de::DeserializeOwned>(body: &[u8], expected: &str) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| {
-        ApiError::invalid(format!("the body is not the JSON expected here ({expected}): {error}"))
+        // It may quote a name that is as long as the body.
+        let reason: String = error.to_string().chars().take(REASON_CHARS_MAX).collect();
+        ApiError::invalid(format!("the body is not the JSON expected here ({expected}): {reason}"))
     })
 }
 
@@ -214,23 +298,13 @@ fn bad_ttl(text: &str) -> ApiError {
     ))
 }
 
-/// Whether the client wants the stored bytes rather than JSON about them, by what its `Accept` header says.
-pub(super) fn wants_raw(accept: &str, stored: Option<&str>) -> bool {
-    let essence = |text: &str| text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let stored = essence(stored.unwrap_or(TEXT));
-    accept.split(',').any(|accepted| {
-        let refused = accepted.split(';').skip(1).any(|parameter| parameter.trim() == "q=0");
-        let accepted = essence(accepted);
-        !refused && (accepted == OCTETS || accepted == stored)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use http_body_util::Full;
     use hyper::header::HeaderValue;
 
     use super::*;
+    use crate::http::limits::Arrivals;
     use crate::telemetry::Metrics;
 
     fn headers(pairs: &[(hyper::header::HeaderName, &str)]) -> HeaderMap {
@@ -241,8 +315,9 @@ mod tests {
         let headers = content_type.map(|text| headers(&[(CONTENT_TYPE, text)])).unwrap_or_default();
         let body = Full::new(Bytes::from(body.to_string()));
         let metrics = Metrics::new(&crate::model::NodeId::parse("test").unwrap());
-        let bodies = Bodies::new(Duration::from_secs(1), 1 << 20, metrics);
-        new_value(&headers, query, body, 10, &bodies).await.map_err(|error| error.message)
+        let bodies = Bodies::new(Duration::from_secs(1), 1 << 20, Arrivals::new(1 << 20), metrics);
+        let key = Key::parse("key").unwrap();
+        new_value(&key, &headers, query, body, 10, &bodies).await.map_err(|error| error.message)
     }
 
     #[test]
@@ -300,15 +375,5 @@ mod tests {
             put(None, None, "12345678901").await.unwrap_err(),
             "11 bytes, at most 10 are accepted here"
         );
-    }
-
-    #[test]
-    fn raw_bytes_are_given_to_whoever_accepts_octets_or_the_stored_type() {
-        assert!(wants_raw("application/octet-stream", Some("image/png")));
-        assert!(wants_raw("text/html, IMAGE/PNG;q=0.8", Some("image/png")));
-        assert!(wants_raw("text/plain", None));
-        assert!(!wants_raw("application/json", Some("image/png")));
-        assert!(!wants_raw("*/*", Some("image/png")));
-        assert!(!wants_raw("application/octet-stream;q=0", Some("image/png")));
     }
 }

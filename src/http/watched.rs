@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::error::ApiError;
-use super::limits::Limits;
+use super::limits::{Arrivals, Gauge, Held, Limits};
 use crate::security::Stream;
 use crate::telemetry::{Limit, Metrics};
 
@@ -167,11 +167,15 @@ pub(super) struct Watched {
     within: bool,
     /// For what is sent as one.
     together: Vec<u8>,
+    arrivals: Arrivals,
+    /// Of a head that is not whole yet.
+    head_bytes: usize,
+    held: Option<Held<Arc<Gauge>>>,
 }
 
 impl Watched {
-    pub(super) fn new(stream: Stream, watch: Arc<Watch>) -> Watched {
-        Watched { stream, watch, within: false, together: Vec::new() }
+    pub(super) fn new(stream: Stream, watch: Arc<Watch>, arrivals: Arrivals) -> Watched {
+        Watched { stream, watch, within: false, together: Vec::new(), arrivals, head_bytes: 0, held: None }
     }
 
     /// What it watched.
@@ -197,8 +201,34 @@ impl Watched {
         Some(error.to_bytes())
     }
 
+    /// Counts what has arrived, if it is of a head. False if all heads together are too long.
+    fn note_head(&mut self, bytes: usize) -> bool {
+        match self.watch.phase() {
+            Phase::Idle => {
+                self.watch.enter(Phase::Head);
+                (self.head_bytes, self.held) = (bytes, None);
+            }
+            Phase::Head => self.head_bytes += bytes,
+            Phase::Busy | Phase::Late | Phase::Over => {
+                self.held = None;
+                return true;
+            }
+        }
+        self.arrivals.count(&mut self.held, self.head_bytes)
+    }
+
+    /// The last words. Best effort: who is slow to send, or sends too much, may not take anything either.
+    fn end_with(&mut self, cx: &mut Context<'_>, error: &ApiError) {
+        let _ = Pin::new(&mut self.stream).poll_write(cx, &error.to_bytes());
+        let _ = Pin::new(&mut self.stream).poll_flush(cx);
+        self.watch.enter(Phase::Over);
+    }
+
     /// What became of writing as many `bytes`.
     fn note(&mut self, written: Poll<io::Result<usize>>, bytes: usize) -> Poll<io::Result<usize>> {
+        if self.watch.phase() != Phase::Head {
+            self.held = None;
+        }
         if let Poll::Ready(Ok(written)) = written {
             self.within = written < bytes;
         }
@@ -228,19 +258,19 @@ impl AsyncRead for Watched {
         match self.watch.phase() {
             Phase::Idle | Phase::Head | Phase::Busy => {}
             Phase::Late => {
-                let answer = ApiError::timeout("the headers of the request").to_bytes();
-                // Best effort: who is slow to send may not take anything either.
-                let _ = Pin::new(&mut self.stream).poll_write(cx, &answer);
-                let _ = Pin::new(&mut self.stream).poll_flush(cx);
-                self.watch.enter(Phase::Over);
+                self.end_with(cx, &ApiError::timeout("the headers of the request"));
                 return Poll::Ready(Ok(()));
             }
             Phase::Over => return Poll::Ready(Ok(())),
         }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before && self.watch.phase() == Phase::Idle {
-            self.watch.enter(Phase::Head);
+        let bytes = buf.filled().len() - before;
+        if bytes > 0 && !self.note_head(bytes) {
+            // As if nothing more had come: the parser ends, and gives back what it has.
+            buf.set_filled(before);
+            self.watch.metrics.refuse(Limit::HeadMemory);
+            self.end_with(cx, &ApiError::overloaded("too many long headers are arriving"));
         }
         read
     }

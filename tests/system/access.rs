@@ -1,6 +1,7 @@
 //! Keys of clients, and the token of who runs the cluster.
 
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use serde_json::json;
@@ -149,7 +150,7 @@ fn without_a_token_admin_is_refused_to_callers_from_elsewhere() {
     let Some(address) = outside() else {
         return eprintln!("this machine has no address but loopback: not shown here");
     };
-    let listen = std::net::SocketAddr::new(address, crate::proxy::bind_both().2.port());
+    let listen = SocketAddr::new(address, crate::proxy::bind_both().2.port());
     let node = Node::start_at("n1", listen, &["--insecure"]);
     for path in ["/admin/cluster", "/admin/nodes", "/metrics", "/admin/events"] {
         let message = node.get(path).expect_error(403, "forbidden");
@@ -167,7 +168,8 @@ fn a_stream_of_events_ends_when_its_token_is_no_longer_the_one() {
     let mut cluster = Cluster::start(0);
     cluster.admit(Node::start("n1", &["--admin-token-file", &file]));
     let mut stream = http::connect(cluster[1].address).expect("a connection");
-    let request = format!("GET /admin/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {old}\r\n\r\n");
+    let request =
+        format!("GET /admin/events HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {old}\r\n\r\n");
     stream.write_all(request.as_bytes()).expect("it is sent");
     let mut read_until = |end: &str| {
         let (mut seen, started) = (Vec::new(), Instant::now());
@@ -229,4 +231,79 @@ fn a_page_of_another_site_is_answered_only_where_it_needs_a_credential() {
     let closed = Node::start("n2", &["--admin-token-file", &file]);
     let shown = [("origin", "http://dashboard.example"), ("authorization", &bearer(&token))];
     assert_eq!(closed.request("GET", "/admin/nodes", &shown, b"").status, 200);
+}
+
+#[test]
+fn a_page_by_dns_rebinding_is_refused_where_no_credential_is_asked_for() {
+    let mut cluster = Cluster::start_with(1, &["--allow-host", "cache.example,balancer"]);
+    let (to, port) = (cluster[1].address, cluster[1].address.port());
+    let ask = |to: SocketAddr, method: &str, path: &str, host: &str, more: &str| {
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {host}\r\nsec-fetch-site: same-origin\r\n{more}connection: close\r\n\
+             content-length: 0\r\n\r\n"
+        );
+        http::exchange(to, request.as_bytes()).expect("an answer")
+    };
+    let evil = format!("evil.example:{port}");
+    for (method, path) in [
+        ("PUT", "/api/v1/cache/a"),
+        ("GET", "/api/v1/cache/a"),
+        ("GET", "/internal/cache/a"),
+        ("POST", "/api/v1/batch"),
+        ("GET", "/api/v1/stats"),
+        ("GET", "/admin/nodes"),
+        ("GET", "/metrics"),
+        ("POST", "/internal/cluster/leave"),
+        ("GET", "/nothing"),
+    ] {
+        for host in
+            [&*evil, "evil.example", "", "localhost.evil.example", "localhost.", "127.0.0.1.evil.example"]
+        {
+            let message = ask(to, method, path, host, "").expect_error(403, "forbidden");
+            let names = ["an IP address, localhost, cache.example, balancer", "--allow-host"];
+            assert!(names.iter().all(|name| message.contains(name)), "{host}: {message}");
+        }
+        // The target goes before the header.
+        let absolute = format!("http://{evil}{path}");
+        ask(to, method, &absolute, "localhost", "").expect_error(403, "forbidden");
+    }
+    assert!(cluster.node(1).process().exit_status().is_none(), "it was not told to leave");
+    assert_eq!(cluster[1].value("a"), None);
+    for host in [
+        &*format!("127.0.0.1:{port}"),
+        "127.0.0.1",
+        "192.0.2.1:80",
+        "[::1]:8001",
+        "LOCALHOST:1",
+        "cache.example",
+        "Balancer:443",
+    ] {
+        assert_eq!(ask(to, "PUT", "/api/v1/cache/b", host, "").status, 204, "{host}");
+        assert_eq!(ask(to, "GET", "/admin/nodes", host, "").status, 200, "{host}");
+    }
+    assert_eq!(ask(to, "GET", "http://balancer/api/v1/stats", "evil.example", "").status, 200);
+    // Whoever asks how it is may call it what they like.
+    assert_eq!(ask(to, "GET", "/api/v1/health", "evil.example", "").status, 200);
+
+    // The name that others are told is the node's own; who shows a credential is no page.
+    let folder = Folder::new();
+    let (token, cluster_secret) = (secret(), folder.write("secret", &secret()));
+    let (line, key) = issue(&["web"]);
+    let (token_file, keys) = (folder.write("token", &token), folder.write("keys", &line));
+    let flags = [
+        "--admin-token-file",
+        &token_file,
+        "--api-keys-file",
+        &keys,
+        "--cluster-secret-file",
+        &cluster_secret,
+    ];
+    let closed = Node::start("n2", &flags);
+    let show = |shown: &str| format!("authorization: Bearer {shown}\r\n");
+    assert_eq!(ask(closed.address, "GET", "/admin/nodes", "dashboard.example", &show(&token)).status, 200);
+    assert_eq!(ask(closed.address, "GET", "/api/v1/stats", "cache.example", &show(&key)).status, 200);
+    let listen = crate::proxy::bind_both().2;
+    let advertised = format!("localhost:{}", listen.port());
+    let named = Node::start_at("n3", listen, &["--advertise", &advertised]);
+    assert_eq!(ask(named.address, "GET", "/api/v1/stats", &advertised, "").status, 200);
 }

@@ -19,7 +19,7 @@ struct Stream(Arc<Mutex<Vec<(String, Value)>>>);
 impl Stream {
     fn open(address: SocketAddr) -> Stream {
         let mut connection = http::connect(address).expect("a connection");
-        connection.write_all(b"GET /admin/events HTTP/1.1\r\nhost: x\r\n\r\n").expect("a request");
+        connection.write_all(b"GET /admin/events HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("a request");
         let stream = Stream::default();
         let events = stream.clone();
         std::thread::spawn(move || events.follow(BufReader::new(connection)));

@@ -2,11 +2,11 @@
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::process::run;
+use crate::process::{Ended, run};
 
 /// A folder that is gone with its handle.
 pub(crate) struct Folder(PathBuf);
@@ -51,4 +51,111 @@ pub(crate) fn secret() -> String {
     let ended = run(&["secret"]);
     assert_eq!(ended.code, 0, "{}", ended.errors);
     ended.output.trim().to_string()
+}
+
+/// Nobody in particular, and not whoever runs the tests.
+const OTHER: u32 = 65_534;
+
+/// Starts a node that finds a fault with its files before it needs a port.
+fn start(flag: &str, file: &str, cluster_secret: &str) -> Ended {
+    let mut flags = vec!["node", "--listen", "127.0.0.1:0", flag, file];
+    if flag == "--api-keys-file" {
+        flags.extend(["--cluster-secret-file", cluster_secret]);
+    }
+    run(&flags)
+}
+
+#[test]
+fn a_secret_that_another_user_has_or_could_replace_is_refused_with_a_remedy() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("only root can give files away: not shown here");
+    }
+    let folder = Folder::new();
+    let cluster_secret = folder.write("cluster-secret", &secret());
+    fs::create_dir_all(folder.path("open/inner")).expect("folders");
+    fs::create_dir_all(folder.path("away/inner")).expect("folders");
+    let refused = |file: &str, words: &[&str]| {
+        for flag in ["--cluster-secret-file", "--admin-token-file", "--api-keys-file"] {
+            let ended = start(flag, file, &cluster_secret);
+            let named = words.iter().all(|word| ended.errors.contains(word));
+            assert!(ended.code == 2 && named, "{flag} {file}: {}", ended.errors);
+        }
+    };
+    // Its owner.
+    let owned = folder.write("owned", &secret());
+    chown(&owned, Some(OTHER), Some(OTHER)).expect("it is given away");
+    refused(&owned, &["owned belongs to user 65534", "chown 0 "]);
+    // A folder that others may write to: the next one, one further up, and by group alone.
+    for mode in [0o777, 0o775, 0o757] {
+        folder.set_mode("open", mode);
+        for name in ["open/secret", "open/inner/secret"] {
+            let file = folder.write(name, &secret());
+            refused(&file, &["open is on the way to ", &format!("permissions {mode:o}"), "chmod go-w "]);
+        }
+    }
+    // One of somebody else.
+    let away = folder.write("away/inner/secret", &secret());
+    chown(folder.path("away"), Some(OTHER), Some(OTHER)).expect("it is given away");
+    refused(&away, &["away belongs to user 65534"]);
+    // By a link, where the link is and where it leads.
+    let safe = folder.write("safe", &secret());
+    symlink(&safe, folder.path("open/link")).expect("a link");
+    symlink(folder.path("open/secret"), folder.path("to-open")).expect("a link");
+    symlink("open/inner", folder.path("to-inner")).expect("a link");
+    for name in ["open/link", "to-open", "to-inner/secret", "to-inner/../../safe"] {
+        refused(folder.path(name).to_str().expect("a path"), &["open is on the way to "]);
+    }
+    // Only its owner can take something out of a sticky folder; a link there has an owner, too.
+    folder.set_mode("open", 0o1777);
+    let lent = folder.path("open/lent");
+    symlink(&safe, &lent).expect("a link");
+    std::os::unix::fs::lchown(&lent, Some(OTHER), Some(OTHER)).expect("it is given away");
+    refused(lent.to_str().expect("a path"), &["lent belongs to user 65534"]);
+}
+
+#[test]
+fn secrets_as_orchestrators_mount_them_are_taken() {
+    let folder = Folder::new();
+    let (text, own) = (secret(), folder.write("own", &secret()));
+    // As Kubernetes does: a sticky folder, and a link to a link to the version of the day.
+    fs::create_dir_all(folder.path("mount/..2026_11_25")).expect("folders");
+    folder.write("mount/..2026_11_25/secret", &text);
+    folder.set_mode("mount", 0o3777);
+    symlink("..2026_11_25", folder.path("mount/..data")).expect("a link");
+    symlink("..data/secret", folder.path("mount/secret")).expect("a link");
+    let mounted = folder.path("mount/secret").to_str().expect("a path").to_string();
+    for file in [&mounted, &own] {
+        let node = crate::node::Node::start("n1", &["--cluster-secret-file", file]);
+        assert_eq!(node.get("/api/v1/health").status, 200);
+    }
+}
+
+#[test]
+fn what_belongs_to_root_or_to_the_nodes_own_user_is_taken() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("only root can become somebody else: not shown here");
+    }
+    let folder = Folder::new();
+    let file = folder.write("secret", &secret());
+    let own = folder.write("own", &secret());
+    chown(&own, Some(OTHER), Some(OTHER)).expect("it is given away");
+    // Of another user, root's folders and its own file are as good.
+    let proof = |file: &str| {
+        let id = OTHER.to_string();
+        let shoal = env!("CARGO_BIN_EXE_shoal");
+        let ended = std::process::Command::new("setpriv")
+            .args(["--reuid", &id, "--regid", &id, "--clear-groups", "--", shoal, "proof", "--to", "n1"])
+            .args(["GET", "/internal/cluster/health", "--cluster-secret-file", file])
+            .output();
+        ended.ok().map(|output| (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
+    };
+    let Some((code, errors)) = proof(&own) else {
+        return eprintln!("there is no setpriv: not shown here");
+    };
+    if errors.contains("failed to execute") {
+        return eprintln!("another user cannot reach the binary: not shown here");
+    }
+    assert_eq!(code, Some(0), "{errors}");
+    let (code, errors) = proof(&file).expect("it ran before");
+    assert!(code == Some(2) && errors.contains("cannot be read"), "{errors}");
 }

@@ -102,6 +102,8 @@ pub(crate) fn connect(to: SocketAddr) -> io::Result<TcpStream> {
 }
 
 pub(crate) fn parse(answer: &[u8]) -> Option<Answer> {
+    // What says that the body may come is not the answer yet.
+    let answer = answer.strip_prefix(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap_or(answer);
     let end = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&answer[..end]).ok()?;
     let mut lines = head.split("\r\n");

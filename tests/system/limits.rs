@@ -20,9 +20,9 @@ const JSON: (&str, &str) = ("content-type", "application/json");
 #[test]
 fn headers_and_paths_have_an_end() {
     let cluster = Cluster::start_with(1, &["--max-header-size", "16KiB", "--max-headers", "20"]);
-    let long = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(20 << 10));
+    let long = format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "y".repeat(20 << 10));
     exchange(cluster[1].address, long.as_bytes()).expect("an answer").expect_error(431, "too_large");
-    let many = format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "x: y\r\n".repeat(21));
+    let many = format!("GET / HTTP/1.1\r\nhost: localhost\r\n{}\r\n", "x: y\r\n".repeat(21));
     exchange(cluster[1].address, many.as_bytes()).expect("an answer").expect_error(431, "too_large");
     // Never ends: refused as soon as it is too long.
     let mut stream = http::connect(cluster[1].address).expect("a connection");
@@ -35,7 +35,7 @@ fn headers_and_paths_have_an_end() {
     );
     assert!(refused(&cluster[1], "head_size") >= 2);
     let fits = format!(
-        "GET /api/v1/stats HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx: {}\r\n\r\n",
+        "GET /api/v1/stats HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nx: {}\r\n\r\n",
         "y".repeat(8 << 10)
     );
     assert_eq!(exchange(cluster[1].address, fits.as_bytes()).expect("an answer").status, 200);
@@ -63,12 +63,12 @@ fn who_is_slow_is_told_that_the_time_is_up() {
     // Asks for more than the socket's buffers hold, and takes nothing.
     let value = vec![b'x'; 7 << 20];
     assert_eq!(cluster[1].request("PUT", &key_path("long"), &[], &value).status, 204);
-    let taking = slow(&b"GET /api/v1/cache/long HTTP/1.1\r\nhost: x\r\n\r\n".repeat(4));
-    let mut events = slow(b"GET /admin/events HTTP/1.1\r\nhost: x\r\n\r\n");
+    let taking = slow(&b"GET /api/v1/cache/long HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(4));
+    let mut events = slow(b"GET /admin/events HTTP/1.1\r\nhost: localhost\r\n\r\n");
     let head = slow(b"GET /api/v1/health HTTP/1.1\r\nhost:");
-    let body = slow(b"PUT /api/v1/cache/a HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf");
+    let body = slow(b"PUT /api/v1/cache/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\nhalf");
     let idle = slow(b"");
-    let kept = slow(b"GET /api/v1/stats HTTP/1.1\r\nhost: x\r\n\r\n");
+    let kept = slow(b"GET /api/v1/stats HTTP/1.1\r\nhost: localhost\r\n\r\n");
     for answer in [whole(head), whole(body)] {
         assert!(is_timeout(&answer), "{answer}");
     }
@@ -106,7 +106,7 @@ fn what_is_too_big_is_refused_before_it_is_kept() {
     let _alone = crate::measured();
     let mut cluster = Cluster::start(1);
     let before = resident_bytes(cluster.node(1));
-    let announced = "PUT /api/v1/cache/a HTTP/1.1\r\nhost: x\r\ncontent-length: 1073741824\r\n\r\nx";
+    let announced = "PUT /api/v1/cache/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1073741824\r\n\r\nx";
     let mut stream = http::connect(cluster[1].address).expect("a connection");
     let started = Instant::now();
     stream.write_all(announced.as_bytes()).expect("it is sent");
@@ -118,7 +118,7 @@ fn what_is_too_big_is_refused_before_it_is_kept() {
     // The same in pieces, without saying how much it will be.
     let mut stream = http::connect(cluster[1].address).expect("a connection");
     stream
-        .write_all(b"PUT /api/v1/cache/a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        .write_all(b"PUT /api/v1/cache/a HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n")
         .expect("it is sent");
     let chunk = [b"100000\r\n", &vec![b'x'; 1 << 20][..], b"\r\n"].concat();
     let sent = (0..1024).take_while(|_| stream.write_all(&chunk).is_ok()).count();
@@ -211,7 +211,7 @@ fn slow_bodies_and_slow_readers_are_bounded_and_keep_nothing_short_back() {
     let before = resident_bytes(cluster.node(1));
     // All but the last bytes: 160 MB, where 96 MiB and a bit is what one request may need at most.
     let body = [
-        &b"PUT /api/v1/cache/a HTTP/1.1\r\nhost: x\r\ncontent-length: 8388608\r\n\r\n"[..],
+        &b"PUT /api/v1/cache/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 8388608\r\n\r\n"[..],
         &value[..8_000_000],
     ]
     .concat();
@@ -229,7 +229,7 @@ fn slow_bodies_and_slow_readers_are_bounded_and_keep_nothing_short_back() {
     // The same with answers that nobody takes.
     let told = refused(&cluster[1], "body_memory");
     let _taking: Vec<TcpStream> =
-        (0..20).map(|_| begin(b"GET /api/v1/cache/long HTTP/1.1\r\nhost: x\r\n\r\n")).collect();
+        (0..20).map(|_| begin(b"GET /api/v1/cache/long HTTP/1.1\r\nhost: localhost\r\n\r\n")).collect();
     cluster.wait_until("they are too many", PATIENCE, || refused(&cluster[1], "body_memory") >= told + 5);
     assert_eq!(cluster[1].value("short").as_deref(), Some("value"));
     cluster.wait_until("they are let go", PATIENCE, || refused(&cluster[1], "answer_time") >= 5);
@@ -238,6 +238,47 @@ fn slow_bodies_and_slow_readers_are_bounded_and_keep_nothing_short_back() {
     drop(answer);
     let after = resident_bytes(cluster.node(1));
     assert!(after < before + (64 << 20), "{} MiB more", (after - before) >> 20);
+}
+
+#[test]
+fn a_thousand_unfinished_heads_or_bodies_take_little_memory_and_keep_nothing_short_back() {
+    let _alone = crate::measured();
+    let head = [&b"GET /api/v1/health HTTP/1.1\r\nhost: localhost\r\nx: "[..], &vec![b'y'; 58_000]].concat();
+    let body = [
+        &b"PUT /api/v1/cache/slow HTTP/1.1\r\nhost: localhost\r\ncontent-length: 16001\r\n\r\n"[..],
+        &vec![b'y'; 16_000],
+    ]
+    .concat();
+    for (bytes, reason, kept_at_least) in [(&head, "head_memory", 100), (&body, "body_memory", 500)] {
+        let mut cluster = Cluster::start_with(1, &["--max-body-memory", "160MiB"]);
+        cluster[1].put("key", "value");
+        let (to, before) = (cluster[1].address, resident_bytes(cluster.node(1)));
+        let mut streams = Vec::new();
+        for _ in 0..1000 {
+            let mut stream = http::connect(to).expect("a connection");
+            // Fails when the node has closed it.
+            let _ = stream.write_all(bytes);
+            streams.push(stream);
+        }
+        cluster.wait_until("some are too many", PATIENCE, || refused(&cluster[1], reason) >= 1);
+        let most = peak_bytes(cluster.node(1)) - before;
+        let times = refused(&cluster[1], reason);
+        println!("{} MiB more at most, {times} refused by {reason}", most >> 20);
+        assert!(most < 44 << 20, "{} MiB more by {reason}", most >> 20);
+        assert!(times <= 1000 - kept_at_least, "{times} refused by {reason}");
+        // What is short goes on, as long as it likes, and so does what is whole.
+        cluster[1].put("short", "value");
+        assert_eq!(cluster[1].value("key").as_deref(), Some("value"));
+        let long_key = "%61".repeat(1024);
+        assert_eq!(cluster[1].get(&format!("/api/v1/cache/{long_key}")).status, 404);
+        drop(streams);
+        let all_of_it = |cluster: &Cluster| {
+            let long = [("x", &*"y".repeat(40_000))];
+            http::request(to, "GET", &key_path("key"), &long, b"").is_ok_and(|answer| answer.status == 200)
+                && cluster[1].request("PUT", &key_path("key"), &[], &vec![b'v'; 15_000]).status == 204
+        };
+        cluster.wait_until("all is given back", PATIENCE, || all_of_it(&cluster));
+    }
 }
 
 #[test]
@@ -272,7 +313,7 @@ fn requests_streams_and_batches_have_a_number_that_is_enough() {
 
     let stream = || {
         let mut stream = http::connect(cluster[1].address).expect("a connection");
-        stream.write_all(b"GET /admin/events HTTP/1.1\r\nhost: x\r\n\r\n").expect("it is sent");
+        stream.write_all(b"GET /admin/events HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("it is sent");
         let mut status = [0; 12];
         stream.read_exact(&mut status).expect("an answer");
         (stream, String::from_utf8_lossy(&status).into_owned())

@@ -11,7 +11,7 @@ use crate::process::PATIENCE;
 /// A connection that the node takes for a peer's link.
 fn upgraded(node: &Node) -> TcpStream {
     let mut stream = http::connect(node.address).expect("a connection");
-    let request = "GET /internal/link HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\n\
+    let request = "GET /internal/link HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n\
         upgrade: shoal-link/1\r\nshoal-cluster: shoal\r\n\r\n";
     stream.write_all(request.as_bytes()).expect("the request goes out");
     let mut head = Vec::new();

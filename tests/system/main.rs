@@ -11,6 +11,7 @@ mod conditional;
 mod datagrams;
 mod events;
 mod failures;
+mod fields;
 mod files;
 mod formation;
 mod http;

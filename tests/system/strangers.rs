@@ -35,17 +35,17 @@ fn what_is_not_well_formed_http_is_refused_in_the_shape_of_all_errors() {
         "GET\r\n\r\n",
         "\u{16}\u{3}\u{1}\r\n\r\n",
         "GET / HTTP/9.9\r\n\r\n",
-        "PUT /api/v1/cache/a HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx",
-        "PUT /api/v1/cache/a HTTP/1.1\r\nhost: x\r\ncontent-length: 1, 2\r\n\r\nxx",
-        "PUT /api/v1/cache/a HTTP/1.1\r\nhost: x\r\ncontent-length: +1\r\n\r\nx",
-        "PUT /api/v1/cache/a HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\nx",
-        "PUT /api/v1/cache/a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
-        "PUT /api/v1/cache/a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
-        "PUT /api/v1/cache/a HTTP/1.0\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        "PUT /api/v1/cache/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx",
+        "PUT /api/v1/cache/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1, 2\r\n\r\nxx",
+        "PUT /api/v1/cache/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: +1\r\n\r\nx",
+        "PUT /api/v1/cache/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\nx",
+        "PUT /api/v1/cache/a HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        "PUT /api/v1/cache/a HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
+        "PUT /api/v1/cache/a HTTP/1.0\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         "GET /api/v1/cache/a HTTP/1.1\r\nhost : x\r\n\r\n",
-        "GET /api/v1/cache/a HTTP/1.1\r\nhost: x\r\n folded: y\r\n\r\n",
+        "GET /api/v1/cache/a HTTP/1.1\r\nhost: localhost\r\n folded: y\r\n\r\n",
         "GET /api/v1/cache/a HTTP/1.1\r\nx: a\0b\r\n\r\n",
-        "GET /api/v1/cache/a b HTTP/1.1\r\nhost: x\r\n\r\n",
+        "GET /api/v1/cache/a b HTTP/1.1\r\nhost: localhost\r\n\r\n",
     ] {
         let answer = exchange(cluster[1].address, request.as_bytes());
         let answer = answer.unwrap_or_else(|error| panic!("{request:?}: {error}"));
@@ -58,14 +58,15 @@ fn what_is_not_well_formed_http_is_refused_in_the_shape_of_all_errors() {
 #[test]
 fn a_request_of_two_lengths_is_the_last_of_its_connection() {
     let cluster = Cluster::start(1);
-    let smuggled = "PUT /api/v1/cache/smuggled HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx";
+    let smuggled = "PUT /api/v1/cache/smuggled HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n\r\nx";
     let chunked = "0\r\n\r\n";
     for fields in [
         "content-length: 5\r\ntransfer-encoding: chunked",
         "transfer-encoding: chunked\r\ncontent-length: 5",
         "content-length: 4\r\nTransfer-Encoding:\tchunked",
     ] {
-        let outer = format!("PUT /api/v1/cache/outer HTTP/1.1\r\nhost: x\r\n{fields}\r\n\r\n{chunked}");
+        let outer =
+            format!("PUT /api/v1/cache/outer HTTP/1.1\r\nhost: localhost\r\n{fields}\r\n\r\n{chunked}");
         let answers = all_answers(&cluster[1], &format!("{outer}{smuggled}"));
         assert_eq!(answers.matches("HTTP/1.1 ").count(), 1, "{answers}");
     }
@@ -89,8 +90,8 @@ fn line_ends_and_zeros_in_a_key_are_part_of_the_key() {
     }
     // Raw, the parser of HTTP has to see to it.
     for bytes in [
-        "GET /api/v1/cache/a\0b HTTP/1.1\r\nhost: x\r\n\r\n",
-        "GET /api/v1/cache/a\rb HTTP/1.1\r\nhost: x\r\n\r\n",
+        "GET /api/v1/cache/a\0b HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        "GET /api/v1/cache/a\rb HTTP/1.1\r\nhost: localhost\r\n\r\n",
     ] {
         exchange(cluster[1].address, bytes.as_bytes())
             .expect("an answer")
