@@ -13,7 +13,7 @@ use super::condition::{self, ReadConditions, Verdict};
 use super::error::ApiError;
 use super::limits::counted;
 use super::{Edge, INTERNAL_PREFIX, PREFIX, reply, request};
-use crate::model::Key;
+use crate::model::{ContentType, Key};
 use crate::node::{Done, NodeError, Operation, Outcome};
 use crate::security::Right;
 use crate::telemetry::{self, Route};
@@ -93,7 +93,7 @@ where
     }
     let response = match (&done.outcome, form) {
         (Outcome::Hit(entry), Form::Accepted(accepted))
-            if request::wants_raw(&accepted, entry.content_type.as_deref()) =>
+            if request::wants_raw(&accepted, entry.content_type.as_ref().map(ContentType::as_str)) =>
         {
             reply::raw(entry, now_ms)
         }

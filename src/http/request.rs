@@ -1,7 +1,6 @@
 //! Reading requests: keys from paths, values and their TTL from bodies, each bounded and each with its own error.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -18,12 +17,11 @@ use serde_json::Number;
 use super::bodies::{Bodies, too_long};
 use super::error::ApiError;
 use super::reply::TEXT;
-use crate::model::Key;
+use crate::model::{ContentType, ContentTypeError, Key};
 use crate::node::NewValue;
 
 /// The longest TTL: about 30 years.
 const TTL_SECONDS_MAX: f64 = 1e9;
-const OCTETS: &str = "application/octet-stream";
 
 /// The key in the rest of a path.
 pub(super) fn key(encoded: &str) -> Result<Key, ApiError> {
@@ -58,8 +56,9 @@ where
         )),
         _ => {
             let ttl = query_ttl(query)?;
-            let stored = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or(OCTETS);
-            let content_type = Some(Arc::from(stored));
+            let stored = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+            let content_type =
+                Some(ContentType::parse(stored.unwrap_or(ContentType::OCTETS)).map_err(too_long_type)?);
             let value = bodies.read(headers, body, bytes_max).await?;
             Ok(NewValue { value, content_type, ttl })
         }
@@ -75,7 +74,12 @@ pub(super) const fn json_bytes_max(value_bytes_max: usize) -> usize {
 pub(super) fn content_type(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(None) };
     let text = value.to_str().map_err(|_| ApiError::invalid("the Content-Type header is not ASCII"))?;
+    ContentType::check(text).map_err(too_long_type)?;
     Ok(Some(text.split(';').next().unwrap_or_default().trim()))
+}
+
+fn too_long_type(error: ContentTypeError) -> ApiError {
+    ApiError::invalid(error.to_string())
 }
 
 #[derive(Deserialize)]
@@ -158,7 +162,7 @@ impl JsonValue {
             return Err(too_long(value.len(), bytes_max));
         }
         // A value that came as base64 is octets; only a string is text.
-        let content_type = self.encoding.map(|_| Arc::from(OCTETS));
+        let content_type = self.encoding.map(|_| ContentType::octets());
         let ttl = match self.ttl {
             None => None,
             Some(JsonTtl::Seconds(ttl)) => {
@@ -221,7 +225,7 @@ pub(super) fn wants_raw(accept: &str, stored: Option<&str>) -> bool {
     accept.split(',').any(|accepted| {
         let refused = accepted.split(';').skip(1).any(|parameter| parameter.trim() == "q=0");
         let accepted = essence(accepted);
-        !refused && (accepted == OCTETS || accepted == stored)
+        !refused && (accepted == ContentType::OCTETS || accepted == stored)
     })
 }
 
@@ -267,10 +271,14 @@ mod tests {
         );
         let raw = put(Some("text/html"), Some("ttl=60"), "<p>").await.unwrap();
         assert_eq!(
-            (raw.content_type.as_deref(), raw.ttl),
+            (raw.content_type.as_ref().map(ContentType::as_str), raw.ttl),
             (Some("text/html"), Some(Duration::from_secs(60)))
         );
-        assert_eq!(put(None, None, "").await.unwrap().content_type.as_deref(), Some(OCTETS));
+        assert_eq!(put(None, None, "").await.unwrap().content_type, Some(ContentType::octets()));
+        for text in ["t".repeat(257), format!("application/json;{}", " ".repeat(256))] {
+            let long = put(Some(&text), None, r#"{"value":"v"}"#).await.unwrap_err();
+            assert!(long.ends_with(&format!("has {} bytes: at most 256 are accepted", text.len())), "{long}");
+        }
         let form = put(Some("application/x-www-form-urlencoded"), None, "v").await.unwrap_err();
         assert!(form.contains("Content-Type: application/json"), "{form}");
     }
