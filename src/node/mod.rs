@@ -12,12 +12,15 @@ mod gather;
 mod join;
 mod lease;
 mod membership;
+mod offer;
 mod operation;
 mod placement;
 mod replicate;
 mod route;
 mod serve;
 mod sync;
+#[cfg(test)]
+mod tests;
 mod tidy;
 
 use std::collections::BTreeMap;
@@ -45,7 +48,7 @@ use crate::model::{
     Clock, Condition, Key, Ledger, Lookup, Members, NodeId, Record, Ring, Store, StoreConfig,
 };
 use crate::net::{WallClock, task, vital};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Seldom};
 
 /// What a node has to be told.
 #[derive(Clone, Debug)]
@@ -93,6 +96,8 @@ struct Inner {
     metrics: Arc<Metrics>,
     events: events::EventLog,
     moves: Mutex<MoveStats>,
+    /// What peers can bring about again and again, by kind.
+    complaints: Seldom<&'static str>,
     /// Set once the first attempt to join is over, whatever came of it.
     ready: SetOnce<()>,
     leaving: AtomicBool,
@@ -146,6 +151,7 @@ impl Node {
             contacts: Mutex::default(),
             events: events::EventLog::new(),
             moves: Mutex::default(),
+            complaints: Seldom::default(),
             ready: SetOnce::new(),
             leaving: AtomicBool::new(false),
             stop: watch::channel(None).0,
