@@ -19,6 +19,7 @@ mod limits;
 mod link_abuse;
 mod moving;
 mod node;
+mod poison;
 mod process;
 mod proxy;
 mod refusals;
