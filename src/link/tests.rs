@@ -197,7 +197,7 @@ async fn a_frame_that_is_longer_than_the_peer_takes_is_not_sent() {
     });
     let metrics = metrics();
     let pool = Pool::new(config(), metrics.clone());
-    let copies = Request::Copy(Vec::new());
+    let copies = Request::Sync(Vec::new());
     let long = Bytes::from(vec![7; FRAME_BYTES_LEAST]);
     let refused = pool.call(peer, &copies, std::slice::from_ref(&long), soon()).await;
     assert!(matches!(refused, Err(LinkError::TooLong)), "{refused:?}");

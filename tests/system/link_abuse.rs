@@ -110,9 +110,9 @@ fn a_record_of_a_peer_that_is_over_a_bound_is_refused_alone() {
     let text = cluster[1].get("/metrics").text();
     assert!(text.contains("\nshoal_link_refused_total{node=\"n1\"} 1\n"), "{text}");
     let message = "refused what a peer sent; more like it are counted, not logged, for a minute";
-    let told = cluster[1].log().with_message(message);
-    assert_eq!(told.len(), 1);
-    assert_eq!(told[0]["reason"], "the Content-Type has 60000 bytes: at most 256 are accepted");
+    let told = || cluster[1].log().with_message(message);
+    cluster.wait_until("it is told", PATIENCE, || !told().is_empty());
+    assert_eq!(told()[0]["reason"], "the Content-Type has 60000 bytes: at most 256 are accepted");
 }
 
 #[test]

@@ -157,10 +157,10 @@ fn a_value_that_a_node_of_other_bounds_cannot_take_hinders_no_other() {
     cluster.wait_until("the second is up to date", PATIENCE, || is_replicated(&cluster));
     let there = |key: &str| cluster[2].get(&format!("/internal/cache/{}", http::encode(key))).status;
     assert!(keys.iter().all(|key| there(key) == 200));
-    assert_eq!(metric(&cluster[1], "shoal_sync_left_out_total"), 1);
+    assert!(metric(&cluster[1], "shoal_sync_left_out_total") > 0);
     let told =
         "left out an entry that a member cannot take; more like it are counted, not logged, for a minute";
-    assert_eq!(cluster[1].log().with_message(told).len(), 1);
+    cluster.wait_until("it is told", PATIENCE, || !cluster[1].log().with_message(told).is_empty());
 
     // What it has of such a key is not shown for the newest.
     let key = cluster.key_owned_by(1);
@@ -169,13 +169,15 @@ fn a_value_that_a_node_of_other_bounds_cannot_take_hinders_no_other() {
     assert_eq!(cluster[1].request("PUT", &key_path(&key), &[], &long).status, 204);
     cluster.wait_until("the second is up to date", PATIENCE, || is_replicated(&cluster));
     assert_eq!(there(&key), 404);
+    assert_ne!(cluster[2].read(&key).status, 200);
+    let figures = |name| [1, 2].map(|number| metric(&cluster[number], name));
+    let before = figures("shoal_link_connects_total");
     for _ in 0..5 {
         assert_ne!(cluster[2].read(&key).status, 200);
     }
-    let rejected = [1, 2].map(|number| metric(&cluster[number], "shoal_link_rejected_total"));
-    assert_eq!(rejected, [0, 0]);
-    let connects = [1, 2].map(|number| metric(&cluster[number], "shoal_link_connects_total"));
-    assert!(connects.iter().all(|connects| *connects <= 2), "{connects:?}");
+    assert_eq!(figures("shoal_link_connects_total"), before);
+    assert_eq!(figures("shoal_link_rejected_total"), [0, 0]);
+    assert_eq!(cluster[1].log().with_message(told).len(), 1);
 }
 
 #[test]
