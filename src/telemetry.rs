@@ -109,6 +109,7 @@ pub struct Metrics {
     pub link_received_bytes: Counter,
     pub link_connects: Counter,
     pub link_rejected: Counter,
+    pub link_refused: Counter,
     pub http_connections: Counter,
     refused: [GenericCounter<AtomicU64>; LIMITS.len()],
     connections: IntGauge,
@@ -117,6 +118,7 @@ pub struct Metrics {
     pub sync_keys: Counter,
     pub sync_bytes: Counter,
     pub sync_failures: Counter,
+    pub sync_left_out: Counter,
     under_replicated_slots: IntGauge,
     members: IntGaugeVec,
     gauges: IntGaugeVec,
@@ -183,6 +185,10 @@ impl Metrics {
                 "shoal_link_rejected_total",
                 "Link connections closed for a violation of the protocol.",
             ),
+            link_refused: counter(
+                "shoal_link_refused_total",
+                "Entries and operations of peers that are over a bound of this node, each refused alone.",
+            ),
             http_connections: counter("shoal_http_connections_total", "Connections accepted."),
             refused: refusal_counters(&registry),
             connections: gauge(
@@ -202,6 +208,10 @@ impl Metrics {
             sync_failures: counter(
                 "shoal_sync_failures_total",
                 "Attempts to bring a member up to date that it did not acknowledge.",
+            ),
+            sync_left_out: counter(
+                "shoal_sync_left_out_total",
+                "Entries that a member cannot take, not even one by one: it goes without them.",
             ),
             under_replicated_slots: gauge(
                 "shoal_under_replicated_slots",

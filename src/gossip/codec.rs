@@ -14,11 +14,13 @@ use super::identity::Identity;
 const ITEM_BYTES_MAX: usize = 2048;
 /// A full member list: 10 000 members of about 100 bytes.
 const LIST_BYTES_MAX: usize = 1 << 20;
+/// Bincode counts what it decodes: up to eight bytes for each one that it reads.
+const LIST_DECODED_MAX: usize = 8 * LIST_BYTES_MAX;
 
 const ITEM: Configuration<LittleEndian, Varint, Limit<ITEM_BYTES_MAX>> =
     standard().with_limit::<ITEM_BYTES_MAX>();
-const LIST: Configuration<LittleEndian, Varint, Limit<LIST_BYTES_MAX>> =
-    standard().with_limit::<LIST_BYTES_MAX>();
+const LIST: Configuration<LittleEndian, Varint, Limit<LIST_DECODED_MAX>> =
+    standard().with_limit::<LIST_DECODED_MAX>();
 
 /// Why bytes are not a message, or a message did not fit.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +31,9 @@ pub enum CodecError {
     /// The value could not be written.
     #[error("unencodable: {0}")]
     Encode(#[from] bincode::error::EncodeError),
+    /// A member list that is longer than any.
+    #[error("a member list of {0} bytes, at most {LIST_BYTES_MAX} are accepted")]
+    TooLong(usize),
     /// The datagram has no room left; nothing was written.
     #[error("{bytes} bytes do not fit in the {room} that are left")]
     NoRoom {
@@ -92,13 +97,23 @@ pub(super) fn decode_item<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecE
     take(bytes)
 }
 
-/// Encodes a full member list for the link.
+/// Encodes a member list for the link: as many from the front as a peer takes. Gossip brings the rest.
 pub(super) fn encode_list(members: &[Member<Identity>]) -> Result<Vec<u8>, CodecError> {
-    Ok(bincode::serde::encode_to_vec(members, LIST)?)
+    // Of which the number of members takes some.
+    let mut left = LIST_BYTES_MAX - size_of::<u64>() - 1;
+    let fits = |member: &&Member<Identity>| {
+        let bytes = bincode::serde::encode_into_std_write(member, &mut std::io::sink(), LIST);
+        bytes.is_ok_and(|bytes| left.checked_sub(bytes).map(|less| left = less).is_some())
+    };
+    let count = members.iter().take_while(fits).count();
+    Ok(bincode::serde::encode_to_vec(&members[..count], LIST)?)
 }
 
 /// Decodes what [`encode_list`] wrote.
 pub(super) fn decode_list(bytes: &[u8]) -> Result<Vec<Member<Identity>>, CodecError> {
+    if bytes.len() > LIST_BYTES_MAX {
+        return Err(CodecError::TooLong(bytes.len()));
+    }
     Ok(bincode::serde::decode_from_slice(bytes, LIST)?.0)
 }
 
@@ -150,6 +165,20 @@ mod tests {
         let mut bytes = Vec::new();
         BincodeCodec::default().encode_header(&header, &mut bytes).unwrap();
         assert!(bytes.len() < 400, "{}", bytes.len());
+    }
+
+    #[test]
+    fn a_list_of_too_many_members_is_cut_and_can_be_read() {
+        for (name, count) in [("n", 100), (&*"n".repeat(64), 100), ("n", 60_000), (&*"n".repeat(64), 20_000)]
+        {
+            // Small numbers, of which bincode counts more than they take, and the largest.
+            for (epoch, incarnation) in [(1, 0), (u64::MAX - 1, u16::MAX)] {
+                let member = Member::new(identity(name, epoch), incarnation, State::Alive);
+                let list = encode_list(&vec![member; count]).unwrap();
+                let read = decode_list(&list).unwrap();
+                assert!(read.len() == count || count > 100 && read.len() > 8000, "{} of {count}", read.len());
+            }
+        }
     }
 
     proptest! {

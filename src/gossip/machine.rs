@@ -147,8 +147,10 @@ impl Machine {
     }
 
     pub(super) fn list(&self) -> Vec<u8> {
-        let mut members: Vec<_> = self.foca.iter_membership_state().cloned().collect();
-        members.push(foca::Member::alive(self.foca.identity().clone()));
+        let mut members = vec![foca::Member::alive(self.foca.identity().clone())];
+        members.extend(self.foca.iter_membership_state().cloned());
+        // The dead may be many, and matter least.
+        members.sort_by_key(|member| member.state() == State::Down);
         codec::encode_list(&members).unwrap_or_default()
     }
 

@@ -9,8 +9,8 @@ use hyper::header::{ACCEPT, HeaderName};
 
 use super::error::ApiError;
 use super::reply::TEXT;
+use crate::model::ContentType;
 
-pub(super) const OCTETS: &str = "application/octet-stream";
 const JSON: &str = "application/json";
 const IDENTITY: &str = "identity";
 
@@ -53,7 +53,7 @@ pub(super) fn choose(accept: &str, stored: Option<&str>) -> Choice {
     for (range, weight) in elements(accept) {
         // The bytes have to be named; a range that has JSON in it as well means JSON.
         let whole = range.strip_suffix("/*");
-        if range == OCTETS || range == stored {
+        if range == ContentType::OCTETS || range == stored {
             // Either name is enough, so that the better one counts.
             raw.name(2, weight, true);
         } else if whole.is_some_and(|kind| kind != "application" && is_of_kind(&stored, kind)) {

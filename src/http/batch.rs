@@ -180,13 +180,16 @@ pub(super) async fn serve(
             Ok((operation, done.next().ok_or_else(lost)??))
         });
         match result {
-            Ok((_, done)) if is_too_long(out.len(), &done.outcome) => write_error(
-                &mut out,
-                &ApiError::too_large(format!("the answer to a batch is longer than {BATCH_BYTES_MAX} bytes")),
-            ),
+            Ok((_, done)) if is_too_long(out.len(), &done.outcome) => write_error(&mut out, &too_long()),
             Ok((operation, done)) => {
-                let status = reply::status(&done.outcome).as_u16();
+                let (before, status) = (out.len(), reply::status(&done.outcome).as_u16());
                 reply::write_body(&mut out, operation, &done, now_ms, Some(status));
+                // Escapes can make a value six times as long.
+                if matches!(done.outcome, Outcome::Hit(_)) && out.len() > BATCH_BYTES_MAX {
+                    out.truncate(before);
+                    out.shrink_to(BATCH_BYTES_MAX);
+                    write_error(&mut out, &too_long());
+                }
             }
             Err(error) => write_error(&mut out, &error),
         }
@@ -248,6 +251,10 @@ fn parse(item: Item, bytes_max: usize, pass: &Pass) -> Result<Operation, ApiErro
 /// Whether this would make the answer too long: a few operations may name a long value many times.
 fn is_too_long(bytes: usize, outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Hit(entry) if bytes + entry.value.len() > BATCH_BYTES_MAX)
+}
+
+fn too_long() -> ApiError {
+    ApiError::too_large(format!("the answer to a batch is longer than {BATCH_BYTES_MAX} bytes"))
 }
 
 fn write_error(out: &mut Vec<u8>, error: &ApiError) {

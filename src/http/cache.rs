@@ -14,7 +14,7 @@ use super::error::ApiError;
 use super::limits::counted;
 use super::request::Format;
 use super::{Edge, INTERNAL_PREFIX, PREFIX, reply, request};
-use crate::model::{Entry, Key};
+use crate::model::{ContentType, Entry, Key};
 use crate::node::{Done, NodeError, Operation, Outcome};
 use crate::security::Right;
 use crate::telemetry::{self, Route};
@@ -94,7 +94,7 @@ where
     }
     let response = match (&done.outcome, form) {
         (Outcome::Hit(entry), Form::Accepted(accepted)) => {
-            match accept::choose(&accepted, entry.content_type.as_deref()) {
+            match accept::choose(&accepted, entry.content_type.as_ref().map(ContentType::as_str)) {
                 Choice::Json => reply::to_response(&operation, &done, now_ms),
                 Choice::Raw => reply::raw(entry, now_ms),
                 Choice::Neither => return Err(not_acceptable(entry)),
@@ -115,8 +115,8 @@ where
 fn not_acceptable(entry: &Entry) -> ApiError {
     ApiError::not_acceptable(format!(
         "Accept refuses what there is: application/json, and the bytes as {} or {}",
-        entry.content_type.as_deref().unwrap_or(reply::TEXT),
-        accept::OCTETS
+        entry.content_type.as_ref().map_or(reply::TEXT, ContentType::as_str),
+        ContentType::OCTETS
     ))
 }
 

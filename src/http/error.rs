@@ -95,7 +95,7 @@ impl ApiError {
 
     /// The node is not a member yet.
     pub(super) fn joining(message: impl Into<String>) -> ApiError {
-        ApiError { status: StatusCode::SERVICE_UNAVAILABLE, code: "joining", message: message.into() }
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "joining", message)
     }
 
     pub(super) fn internal(code: &'static str, message: impl Into<String>) -> ApiError {

@@ -107,6 +107,7 @@ pub(super) async fn upgrade(
     }
     let lane =
         if header(headers, Lane::HEADER) == Some(Lane::Bulk.as_str()) { Lane::Bulk } else { Lane::Requests };
+    let taken = edge.link.frame_bytes_taken(header(headers, link::FRAME_HEADER));
     let answered = link::answer(&edge.link, lane, |name| header(headers, name)).map_err(|refused| {
         complain(&edge, &caller, Complaint::Refused(discriminant(&refused)), &refused);
         match refused {
@@ -117,11 +118,12 @@ pub(super) async fn upgrade(
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     response.headers_mut().insert(UPGRADE, HeaderValue::from_static(link::PROTOCOL));
+    response.headers_mut().insert(link::FRAME_HEADER, HeaderValue::from(edge.link.frame_bytes_max()));
     for (name, value) in &answered.headers {
         let value = HeaderValue::from_str(value).map_err(|error| ApiError::invalid(error.to_string()))?;
         response.headers_mut().insert(*name, value);
     }
-    spawn_vital("link", run_link(edge, caller, hyper::upgrade::on(request), lane, answered));
+    spawn_vital("link", run_link(edge, caller, hyper::upgrade::on(request), (lane, taken), answered));
     Ok(response)
 }
 
@@ -137,7 +139,7 @@ async fn run_link(
     edge: Edge,
     caller: Caller,
     upgrade: hyper::upgrade::OnUpgrade,
-    lane: Lane,
+    lane: (Lane, usize),
     answered: Answered,
 ) {
     // The stream itself, without the layers that it wore as an HTTP connection.
@@ -156,8 +158,7 @@ async fn run_link(
         warn!(peer = %caller.address, reason, "closed a link");
     };
     let service = std::sync::Arc::new(edge.node.clone());
-    let bulk = lane == Lane::Bulk;
-    let serving = link::serve(stream, &early, bulk, service, &edge.link, edge.node.metrics());
+    let serving = link::serve(stream, &early, lane, service, &edge.link, edge.node.metrics());
     tokio::select! {
         biased;
         () = edge.stopping.cancelled() => {}

@@ -12,7 +12,7 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
-use crate::model::{Entry, Key, NodeId, Version};
+use crate::model::{ContentType, Entry, Key, NodeId, Version};
 use crate::node::{Done, NewValue, Operation, Outcome};
 
 /// What a value without a content type is when it leaves as raw bytes: it came in as a JSON string.
@@ -59,7 +59,7 @@ pub(super) fn to_response(operation: &Operation, done: &Done, now_ms: u64) -> Re
 /// A hit as the raw bytes that were stored.
 pub(super) fn raw(entry: &Entry, now_ms: u64) -> Response<Bytes> {
     let mut response = Response::new(entry.value.clone());
-    let content_type = entry.content_type.as_deref().unwrap_or(TEXT);
+    let content_type = entry.content_type.as_ref().map_or(TEXT, ContentType::as_str);
     // It was a header's value when it came in; a peer could send anything.
     let content_type =
         HeaderValue::from_str(content_type).unwrap_or(HeaderValue::from_static("application/octet-stream"));

@@ -1,7 +1,6 @@
 //! Reading requests: keys from paths, values and their TTL from bodies, each bounded and each with its own error.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -15,10 +14,9 @@ use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Number;
 
-use super::accept::OCTETS;
 use super::bodies::{Bodies, too_long};
 use super::error::ApiError;
-use crate::model::Key;
+use crate::model::{ContentType, ContentTypeError, Key};
 use crate::node::NewValue;
 
 /// The longest TTL: about 30 years.
@@ -70,8 +68,9 @@ where
         )),
         Format::Other | Format::Unnamed => {
             let ttl = query_ttl(query)?;
-            let stored = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or(OCTETS);
-            let content_type = Some(Arc::from(stored));
+            let stored = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+            let content_type =
+                Some(ContentType::parse(stored.unwrap_or(ContentType::OCTETS)).map_err(too_long_type)?);
             let value = bodies.read(headers, body, bytes_max).await?;
             Ok(NewValue { value, content_type, ttl })
         }
@@ -97,10 +96,11 @@ pub(super) enum Format {
 /// The format of the body. Types and their parameters are compared without case (RFC 9110 section 8.3.1).
 ///
 /// # Errors
-/// 400 if it is not ASCII, 415 if it is JSON in another character set than UTF-8.
+/// 400 if it is not ASCII or too long, 415 if it is JSON in another character set than UTF-8.
 pub(super) fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(Format::Unnamed) };
     let text = value.to_str().map_err(|_| ApiError::invalid("the Content-Type header is not ASCII"))?;
+    ContentType::check(text).map_err(too_long_type)?;
     let mut parts = text.split(';').map(str::trim);
     let essence = parts.next().unwrap_or_default();
     if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
@@ -119,6 +119,10 @@ pub(super) fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
         }
         _ => Ok(Format::Json),
     }
+}
+
+fn too_long_type(error: ContentTypeError) -> ApiError {
+    ApiError::invalid(error.to_string())
 }
 
 /// Checks the `Content-Type` of a body that can only be JSON. It may be missing, or be what curl and browsers send by
@@ -233,7 +237,7 @@ impl JsonValue {
             return Err(too_long(value.len(), bytes_max));
         }
         // A value that came as base64 is octets; only a string is text.
-        let content_type = self.encoding.map(|_| Arc::from(OCTETS));
+        let content_type = self.encoding.map(|_| ContentType::octets());
         let ttl = match self.ttl {
             None => None,
             Some(JsonTtl::Seconds(ttl)) => {
@@ -342,10 +346,14 @@ mod tests {
         );
         let raw = put(Some("text/html"), Some("ttl=60"), "<p>").await.unwrap();
         assert_eq!(
-            (raw.content_type.as_deref(), raw.ttl),
+            (raw.content_type.as_ref().map(ContentType::as_str), raw.ttl),
             (Some("text/html"), Some(Duration::from_secs(60)))
         );
-        assert_eq!(put(None, None, "").await.unwrap().content_type.as_deref(), Some(OCTETS));
+        assert_eq!(put(None, None, "").await.unwrap().content_type, Some(ContentType::octets()));
+        for text in ["t".repeat(257), format!("application/json;{}", " ".repeat(256))] {
+            let long = put(Some(&text), None, r#"{"value":"v"}"#).await.unwrap_err();
+            assert!(long.ends_with(&format!("has {} bytes: at most 256 are accepted", text.len())), "{long}");
+        }
         let form = put(Some("application/x-www-form-urlencoded"), None, "v").await.unwrap_err();
         assert!(form.contains("Content-Type: application/json"), "{form}");
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::time::{Duration, Instant, sleep, timeout, timeout_at};
 
-use super::connection::{Connection, Replied};
+use super::connection::{Bounds, Connection, Replied};
 use super::life::Life;
 use super::message::{Reply, Request};
 use super::upgrade::upgrade;
@@ -52,9 +52,9 @@ impl Pool {
         let peer = self.peer(address);
         let long = values.iter().map(Bytes::len).sum::<usize>() > BULK_BYTES;
         if !long && !is_bulk(request) {
-            let (reply, value) = self.ask(&peer, Lane::Requests, request, values, deadline).await?;
-            if reply != Reply::AskBulk {
-                return Ok((reply, value));
+            match self.ask(&peer, Lane::Requests, request, values, deadline).await {
+                Ok((Reply::AskBulk, _)) | Err(LinkError::TooLong) => {}
+                replied => return replied,
             }
         }
         self.ask(&peer, Lane::Bulk, request, values, deadline).await
@@ -156,7 +156,7 @@ impl Pool {
 
 /// Does not belong in front of requests that somebody waits for.
 fn is_bulk(request: &Request) -> bool {
-    matches!(request, Request::Sync(_) | Request::Digests(_) | Request::Versions(_))
+    matches!(request, Request::Sync(_) | Request::Digests(_) | Request::Versions(_) | Request::Forget(_))
 }
 
 /// Asks for news of the peer itself, so that it must not be answered by what was noticed before; or nobody is kept waiting by
@@ -270,9 +270,13 @@ impl Line {
             )),
         };
         match upgraded {
-            Ok((stream, early, key)) => {
+            Ok((stream, early, key, taken)) => {
                 metrics.link_connects.inc();
-                let connection = Connection::start(address, stream, early, key, life, &config, &metrics);
+                let bounds = Bounds {
+                    taken: config.frame_bytes_max(),
+                    sent: if lane == Lane::Requests { BULK_BYTES } else { taken },
+                };
+                let connection = Connection::start(address, stream, early, key, life, bounds, &metrics);
                 self.current.store(Some(connection.clone()));
                 *failing = None;
                 Ok(connection)

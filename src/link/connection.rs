@@ -20,7 +20,7 @@ use tracing::debug;
 use super::frame::{self, Frame};
 use super::life::Life;
 use super::message::{Reply, Request};
-use super::{BULK_BYTES, LinkConfig, LinkError, OUTSTANDING_MAX, QUEUED_BYTES_MAX};
+use super::{BULK_BYTES, LinkError, OUTSTANDING_MAX, QUEUED_BYTES_MAX};
 use crate::net::spawn_vital;
 use crate::security::{KeyId, Stream};
 use crate::telemetry::Metrics;
@@ -45,8 +45,16 @@ pub(super) struct Connection {
     wake: Notify,
     closed: CancellationToken,
     life: Arc<Life>,
+    sent_bytes_max: usize,
     /// The last sign of life that was asked for.
     probe: Mutex<Option<oneshot::Receiver<Replied>>>,
+}
+
+/// The longest frames that this end takes and sends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) taken: usize,
+    pub(super) sent: usize,
 }
 
 #[derive(Debug, Default)]
@@ -63,7 +71,7 @@ impl Connection {
         early: BytesMut,
         key: Option<KeyId>,
         life: Arc<Life>,
-        config: &LinkConfig,
+        bounds: Bounds,
         metrics: &Arc<Metrics>,
     ) -> Arc<Connection> {
         let connection = Arc::new(Connection {
@@ -73,10 +81,11 @@ impl Connection {
             wake: Notify::new(),
             closed: CancellationToken::new(),
             life,
+            sent_bytes_max: bounds.sent,
             probe: Mutex::default(),
         });
         connection.life.hear();
-        let bytes_max = config.frame_bytes_max();
+        let bytes_max = bounds.taken;
         match stream {
             Stream::Plain(stream) => {
                 let (reading, writing) = stream.into_split();
@@ -151,7 +160,7 @@ impl Connection {
             return Err(LinkError::Overloaded(self.address));
         }
         let id = queue.free_id();
-        if !frame::encode(&mut queue.out, id, deadline_ms, request, values) {
+        if !frame::encode(&mut queue.out, id, deadline_ms, request, values, self.sent_bytes_max) {
             return Err(LinkError::TooLong);
         }
         queue.outstanding.insert(id, answer);

@@ -10,8 +10,11 @@ use serde::de::DeserializeOwned;
 
 /// Length of the fixed header.
 pub(super) const HEADER_BYTES: usize = 16;
-/// The longest head: a batch of 1000 operations with the longest keys, and then some.
+/// The longest head: a batch of 1000 operations with the longest keys, and then some. Counted as bincode counts it, which is
+/// by what it decodes: up to eight bytes for each one that it reads.
 const HEAD_BYTES_MAX: usize = 4 << 20;
+/// A head that is no longer than this is taken, whatever it holds.
+pub(super) const HEAD_BYTES_ALWAYS: usize = HEAD_BYTES_MAX / 8;
 const CONFIG: bincode::config::Configuration<
     bincode::config::LittleEndian,
     bincode::config::Varint,
@@ -40,27 +43,42 @@ pub(super) struct Frame<T> {
     pub(super) value: Bytes,
 }
 
-/// Appends a frame to `out`. False, and `out` as it was, if the head cannot be encoded or the frame is too long for its
-/// length field.
-pub(super) fn encode<T: Serialize>(
+/// How long a head, or a part of one, is when it is encoded. One that cannot be encoded is as good as too long.
+pub(super) fn head_bytes(head: &impl Serialize) -> usize {
+    bincode::serde::encode_into_std_write(head, &mut std::io::sink(), CONFIG).unwrap_or(usize::MAX)
+}
+
+/// Appends a frame to `out`. False, and `out` as it was, if that is none which [`decode`] takes from the other end by the
+/// bound `bytes_max`.
+pub(super) fn encode<T: Serialize + DeserializeOwned>(
     out: &mut BytesMut,
     id: u32,
     deadline_ms: u32,
     head: &T,
     values: &[Bytes],
+    bytes_max: usize,
 ) -> bool {
+    let value_bytes: usize = values.iter().map(Bytes::len).sum();
+    if value_bytes > bytes_max {
+        return false;
+    }
     let start = out.len();
     out.put_bytes(0, HEADER_BYTES);
     let written = bincode::serde::encode_into_std_write(head, &mut (&mut *out).writer(), CONFIG);
-    for value in values {
-        out.put_slice(value);
-    }
-    let (Ok(head_bytes), Ok(bytes)) = (written, u32::try_from(out.len() - start - HEADER_BYTES)) else {
+    let fits = |head_bytes: &usize| {
+        let is_taken = || decode_head::<T>(&out[start + HEADER_BYTES..]).is_ok();
+        head_bytes + value_bytes <= bytes_max.min(u32::MAX as usize)
+            && (*head_bytes <= HEAD_BYTES_ALWAYS || is_taken())
+    };
+    let Some(head_bytes) = written.ok().filter(fits) else {
         out.truncate(start);
         return false;
     };
+    for value in values {
+        out.put_slice(value);
+    }
     let mut header = &mut out[start..start + HEADER_BYTES];
-    header.put_u32_le(bytes);
+    header.put_u32_le((head_bytes + value_bytes) as u32);
     header.put_u32_le(id);
     header.put_u32_le(deadline_ms);
     header.put_u32_le(head_bytes as u32);
@@ -89,14 +107,16 @@ pub(super) fn decode<T: DeserializeOwned>(
         return Ok(None);
     };
     let (head, value) = frame.split_at(head_bytes);
-    let (decoded, used) = bincode::serde::decode_from_slice(head, CONFIG)?;
-    if used != head_bytes {
-        return Err(FrameError::Trailing(head_bytes - used));
-    }
+    let decoded = decode_head(head)?;
     // Copied, so that a value does not pin the read buffer it arrived in.
     let value = Bytes::copy_from_slice(value);
     buffer.advance(HEADER_BYTES + bytes);
     Ok(Some(Frame { id, deadline_ms, head: decoded, value }))
+}
+
+fn decode_head<T: DeserializeOwned>(head: &[u8]) -> Result<T, FrameError> {
+    let (decoded, used) = bincode::serde::decode_from_slice(head, CONFIG)?;
+    if used == head.len() { Ok(decoded) } else { Err(FrameError::Trailing(head.len() - used)) }
 }
 
 #[cfg(test)]
@@ -117,13 +137,14 @@ mod tests {
     #[test]
     fn frames_come_back_whole_however_the_bytes_arrive() {
         let mut sent = BytesMut::new();
-        assert!(encode(&mut sent, 7, 2000, &get("a"), &[]));
+        assert!(encode(&mut sent, 7, 2000, &get("a"), &[], 1000));
         assert!(encode(
             &mut sent,
             8,
             50,
             &get("b"),
-            &[Bytes::from_static(b"val"), Bytes::from_static(b"ue")]
+            &[Bytes::from_static(b"val"), Bytes::from_static(b"ue")],
+            1000
         ));
         let (mut buffer, mut frames) = (BytesMut::new(), Vec::new());
         for byte in sent {

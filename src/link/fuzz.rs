@@ -26,7 +26,8 @@ pub(crate) fn link(bytes: &[u8]) {
             reply.id,
             reply.deadline_ms,
             &reply.head,
-            std::slice::from_ref(&reply.value)
+            std::slice::from_ref(&reply.value),
+            BYTES_MAX
         ));
         let read = frame::decode::<Reply>(&mut again, usize::MAX).expect("a frame").expect("a whole one");
         assert_eq!((read.id, &read.head, &read.value), (reply.id, &reply.head, &reply.value));
@@ -62,13 +63,13 @@ pub(crate) fn corpus() -> Vec<Vec<u8>> {
     let mut corpus: Vec<Vec<u8>> = Vec::new();
     for (id, request) in requests.iter().enumerate() {
         let mut frame = BytesMut::new();
-        frame::encode(&mut frame, id as u32, 1000, request, &[Bytes::from_static(b"value")]);
+        frame::encode(&mut frame, id as u32, 1000, request, &[Bytes::from_static(b"value")], BYTES_MAX);
         corpus.push(frame.to_vec());
     }
     corpus.push(corpus.concat());
     for reply in [Reply::Members, Reply::CalledBack(Some("why".into())), Reply::Leaving] {
         let mut frame = BytesMut::new();
-        frame::encode(&mut frame, 1, 0, &reply, &[Bytes::from_static(b"value")]);
+        frame::encode(&mut frame, 1, 0, &reply, &[Bytes::from_static(b"value")], BYTES_MAX);
         corpus.push(frame.to_vec());
     }
     corpus.push(SlotSet::full().to_bytes());

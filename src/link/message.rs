@@ -39,6 +39,14 @@ pub enum Operation {
     },
 }
 
+impl Operation {
+    /// Length of its value.
+    #[must_use]
+    pub fn value_bytes(&self) -> u32 {
+        if let Operation::Put { value_bytes, .. } = self { *value_bytes } else { 0 }
+    }
+}
+
 /// What became of one operation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
@@ -73,6 +81,14 @@ pub enum Outcome {
     },
     /// Not done.
     Refused(Refusal),
+}
+
+impl Outcome {
+    /// Length of its value.
+    #[must_use]
+    pub fn value_bytes(&self) -> u32 {
+        if let Outcome::Hit { value_bytes, .. } = self { *value_bytes } else { 0 }
+    }
 }
 
 /// Why an operation was not done. Nothing was changed, unless it says so.
@@ -121,6 +137,14 @@ pub struct RecordHead {
     pub version: Version,
     /// What is kept.
     pub kind: RecordKind,
+}
+
+impl RecordHead {
+    /// Length of its value.
+    #[must_use]
+    pub fn value_bytes(&self) -> u32 {
+        if let RecordKind::Entry { value_bytes, .. } = self.kind { value_bytes } else { 0 }
+    }
 }
 
 /// What a record is.
@@ -231,6 +255,21 @@ pub enum Request {
         /// Its process.
         boot: u64,
     },
+    /// Drop what is older than these versions: the newer ones cannot be brought.
+    Forget(Vec<(Box<str>, Version)>),
+}
+
+impl Request {
+    /// Whether it may be asked twice, for an answer that is too long for the connection on which it was asked first: done
+    /// twice, it changes nothing more.
+    pub(super) fn is_repeatable(&self) -> bool {
+        let is_read = |operation: &Operation| matches!(operation, Operation::Get { .. });
+        match self {
+            Request::One { operation, .. } => is_read(operation),
+            Request::Many { operations, .. } => operations.iter().all(is_read),
+            _ => true,
+        }
+    }
 }
 
 /// A reply.

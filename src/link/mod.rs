@@ -11,6 +11,7 @@ mod frame;
 pub(crate) mod fuzz;
 mod handshake;
 mod life;
+mod load;
 mod message;
 mod server;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 pub use self::client::Pool;
 pub use self::handshake::{Answered, Refused, answer, until_revoked};
+pub use self::load::{Batch, Load, Room, Weight, cut};
 pub use self::message::{
     Admission, Claim, Operation, Outcome, RecordHead, RecordKind, Refusal, Reply, Request, Standing,
 };
@@ -36,6 +38,9 @@ pub const PROTOCOL: &str = "shoal-link/1";
 pub const PATH: &str = "/internal/link";
 /// The header that names the cluster, so that nodes of two clusters never link.
 pub const CLUSTER_HEADER: &str = "shoal-cluster";
+
+/// The header of both ends that says the longest frame which that end takes.
+pub const FRAME_HEADER: &str = "shoal-frame";
 
 /// What a link has to be told.
 #[derive(Clone)]
@@ -54,14 +59,26 @@ pub struct LinkConfig {
 
 impl LinkConfig {
     /// The longest frame taken from a peer. Room for the longest value, and for a full batch.
-    fn frame_bytes_max(&self) -> usize {
-        self.value_bytes_max + BATCH_BYTES_MAX + (1 << 20)
+    #[must_use]
+    pub fn frame_bytes_max(&self) -> usize {
+        self.value_bytes_max + FRAME_BYTES_LEAST
+    }
+
+    /// The longest frame that a peer takes, which said so in [`FRAME_HEADER`]: its values may be bounded otherwise than this
+    /// node's. One that said nothing is taken to be like this node.
+    #[must_use]
+    pub fn frame_bytes_taken(&self, said: Option<&str>) -> usize {
+        let said = said.and_then(|text| text.parse().ok());
+        said.map_or(self.frame_bytes_max(), |bytes: usize| bytes.max(FRAME_BYTES_LEAST))
     }
 }
 
+/// What every node takes, however short its values: a full batch with its heads.
+pub(crate) const FRAME_BYTES_LEAST: usize = BATCH_BYTES_MAX + (1 << 20);
+
 /// Values of one batch, together, in either direction.
 pub const BATCH_BYTES_MAX: usize = 32 << 20;
-/// Longer values take the bulk connection, so that they never stand in front of a small one.
+/// Longer frames take the bulk connection, so that they never stand in front of a small one.
 pub const BULK_BYTES: usize = 64 << 10;
 /// Requests that may be under way on one connection.
 const OUTSTANDING_MAX: usize = 8192;
@@ -135,8 +152,21 @@ pub enum LinkError {
     #[error("too many requests are under way to {0}")]
     Overloaded(SocketAddr),
     /// The request does not fit a frame. Nothing was sent.
-    #[error("the request is too long for a frame")]
+    #[error("the request is longer than a frame that the peer takes")]
     TooLong,
+}
+
+/// A frame's head and values, as they arrive at a peer that takes frames of `bytes_max`; none if they cannot be sent to it.
+#[cfg(test)]
+pub(crate) fn carried<T>(head: &T, values: &[bytes::Bytes], bytes_max: usize) -> Option<(T, bytes::Bytes)>
+where
+    T: serde::Serialize + serde::de::DeserializeOwned,
+{
+    let mut wire = bytes::BytesMut::new();
+    frame::encode(&mut wire, 1, 0, head, values, bytes_max).then(|| {
+        let frame = frame::decode(&mut wire, bytes_max).expect("a frame").expect("a whole one");
+        (frame.head, frame.value)
+    })
 }
 
 impl LinkError {

@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::frame::{self, Frame, FrameError};
-use super::message::{Outcome, Refusal, Reply, Request};
-use super::{BULK_BYTES, LinkConfig};
+use super::message::{Refusal, Reply, Request};
+use super::{BULK_BYTES, Lane, LinkConfig};
 use crate::net::spawn_vital;
 use crate::telemetry::Metrics;
 
@@ -42,18 +42,26 @@ pub enum Answer {
     Later(Pin<Box<dyn Future<Output = (Reply, Vec<Bytes>)> + Send>>),
 }
 
-/// An id and its answer; none if the deadline passed first, when nobody waits for one any more.
-type Finished = (u32, Option<(Reply, Vec<Bytes>)>);
+/// The request that an answer belongs to.
+#[derive(Clone, Copy)]
+struct Asked {
+    id: u32,
+    /// It may be asked again on the bulk connection.
+    is_repeatable: bool,
+}
+
+/// A request and its answer; none if the deadline passed first, when nobody waits for one any more.
+type Finished = (Asked, Option<(Reply, Vec<Bytes>)>);
 
 /// Serves one upgraded connection, whose asking end has proved itself, until it closes. `early` is what arrived together
-/// with the upgrade request; `bulk` tells that long answers belong here.
+/// with the upgrade request; `lane` tells whether long answers belong here, `taken` is the longest frame that the peer takes.
 ///
 /// # Errors
 /// A sentence saying why the connection was closed, if the peer violated the protocol or vanished in mid-frame.
 pub async fn serve<S>(
     mut stream: S,
     early: &[u8],
-    bulk: bool,
+    (lane, taken): (Lane, usize),
     service: Arc<dyn Service>,
     config: &LinkConfig,
     metrics: &Metrics,
@@ -62,7 +70,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (later, mut finished) = mpsc::channel(LATER_MAX);
-    let mut connection = Serving { service, bulk, later, waiting: 0, out: BytesMut::with_capacity(16 << 10) };
+    let mut connection =
+        Serving { service, lane, taken, later, waiting: 0, out: BytesMut::with_capacity(16 << 10) };
     let mut buffer = BytesMut::with_capacity(16 << 10);
     buffer.extend_from_slice(early);
     loop {
@@ -72,6 +81,9 @@ where
         }
         while let Ok(one) = finished.try_recv() {
             connection.finish(one);
+            if connection.out.len() >= OUT_BYTES_MAX {
+                connection.flush(&mut stream, metrics).await?;
+            }
         }
         connection.flush(&mut stream, metrics).await?;
         buffer.reserve(4 << 10);
@@ -90,7 +102,8 @@ where
 
 struct Serving {
     service: Arc<dyn Service>,
-    bulk: bool,
+    lane: Lane,
+    taken: usize,
     later: mpsc::Sender<Finished>,
     waiting: usize,
     out: BytesMut,
@@ -110,10 +123,11 @@ impl Serving {
 
     fn serve_one(&mut self, Frame { id, deadline_ms, head, value }: Frame<Request>) {
         let deadline = Instant::now() + Duration::from_millis(deadline_ms.into());
+        let asked = Asked { id, is_repeatable: head.is_repeatable() };
         match self.service.call(head, value, deadline) {
-            Answer::Now(reply, values) => self.answer(id, &reply, &values),
+            Answer::Now(reply, values) => self.answer(asked, &reply, &values),
             Answer::Later(_) if self.waiting >= LATER_MAX => {
-                self.answer(id, &Reply::Refused(Refusal::Overloaded), &[]);
+                self.answer(asked, &Reply::Refused(Refusal::Overloaded), &[]);
             }
             Answer::Later(reply) => {
                 self.waiting += 1;
@@ -121,26 +135,33 @@ impl Serving {
                 spawn_vital("link", async move {
                     let answer = timeout_at(deadline, reply).await.ok();
                     // Fails when the connection is gone, and with it whoever asked.
-                    let _ = later.send((id, answer)).await;
+                    let _ = later.send((asked, answer)).await;
                 });
             }
         }
     }
 
-    fn finish(&mut self, (id, answer): Finished) {
+    fn finish(&mut self, (asked, answer): Finished) {
         self.waiting -= 1;
         if let Some((reply, values)) = answer {
-            self.answer(id, &reply, &values);
+            self.answer(asked, &reply, &values);
         }
     }
 
-    fn answer(&mut self, id: u32, reply: &Reply, values: &[Bytes]) {
-        let bulky = !self.bulk && values.iter().map(Bytes::len).sum::<usize>() > BULK_BYTES;
-        let (reply, values) = if bulky { (&Reply::AskBulk, &[][..]) } else { (reply, values) };
-        if !frame::encode(&mut self.out, id, 0, reply, values) {
-            let refusal = Refusal::TooLarge("the answer is too long for a frame".into());
-            frame::encode(&mut self.out, id, 0, &Reply::One(Outcome::Refused(refusal)), &[]);
+    fn answer(&mut self, Asked { id, is_repeatable }: Asked, reply: &Reply, values: &[Bytes]) {
+        let may_ask_again = self.lane == Lane::Requests && is_repeatable;
+        let bytes_max = if may_ask_again { BULK_BYTES } else { self.taken };
+        if frame::encode(&mut self.out, id, 0, reply, values, bytes_max) {
+            return;
         }
+        let instead = if may_ask_again {
+            Reply::AskBulk
+        } else {
+            let reason =
+                format!("the answer is longer than {} bytes, which the asking node takes", self.taken);
+            Reply::Refused(Refusal::TooLarge(reason))
+        };
+        frame::encode(&mut self.out, id, 0, &instead, &[], self.taken);
     }
 
     async fn flush(

@@ -29,6 +29,10 @@ impl Service for Echo {
             content_type: None,
             value_bytes: key.len() as u32,
         });
+        if &*key == "long head" {
+            let refusal = Refusal::Invalid("x".repeat(BULK_BYTES));
+            return Answer::Now(Reply::One(Outcome::Refused(refusal)), Vec::new());
+        }
         let pause = key.split(' ').next().and_then(|first| first.parse().ok());
         let value =
             if &*key == "long" { Bytes::from(vec![7; BULK_BYTES + 1]) } else { Bytes::from(key.to_string()) };
@@ -44,6 +48,11 @@ impl Service for Echo {
 
 fn config() -> LinkConfig {
     LinkConfig { cluster: "test".into(), keyring: None, tls: None, value_bytes_max: 1 << 20, seed: 1 }
+}
+
+/// Of a peer that takes what this node takes.
+fn lane(bulk: bool) -> (Lane, usize) {
+    (if bulk { Lane::Bulk } else { Lane::Requests }, config().frame_bytes_max())
 }
 
 fn metrics() -> Arc<Metrics> {
@@ -84,7 +93,7 @@ async fn echo_peer() -> (SocketAddr, Arc<[AtomicUsize; 2]>) {
             tokio::spawn(async move {
                 let bulk = accept(&mut stream).await;
                 counted[usize::from(bulk)].fetch_add(1, Ordering::SeqCst);
-                let _ = serve(stream, b"", bulk, Arc::new(Echo), &config(), &metrics()).await;
+                let _ = serve(stream, b"", lane(bulk), Arc::new(Echo), &config(), &metrics()).await;
             });
         }
     });
@@ -123,6 +132,81 @@ async fn a_long_answer_comes_over_the_bulk_connection() {
 }
 
 #[tokio::test]
+async fn a_long_head_takes_the_bulk_connection_in_either_direction() {
+    let (peer, connects) = echo_peer().await;
+    let pool = Pool::new(config(), metrics());
+    assert!(pool.call(peer, &get("long head"), &[], soon()).await.is_ok());
+    assert_eq!(connects[1].load(Ordering::SeqCst), 1);
+    let (peer, connects) = echo_peer().await;
+    let operations = vec![Operation::Get { key: "k".repeat(1024).into() }; 64];
+    assert!(pool.call(peer, &Request::Many { operations, claim: claim() }, &[], soon()).await.is_ok());
+    assert_eq!(connects[1].load(Ordering::SeqCst), 1);
+}
+
+/// Counts what it is asked, and answers everything at length.
+struct Wordy(AtomicUsize);
+
+impl Service for Wordy {
+    fn call(&self, _: Request, _: Bytes, _: Instant) -> Answer {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Answer::Now(Reply::Many(Vec::new()), vec![Bytes::from(vec![7; BULK_BYTES + 1])])
+    }
+}
+
+#[tokio::test]
+async fn a_write_is_not_asked_twice_however_long_its_answer_is() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let peer = listener.local_addr().unwrap();
+    let service = Arc::new(Wordy(AtomicUsize::new(0)));
+    let served = service.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let bulk = accept(&mut stream).await;
+            let service = served.clone();
+            tokio::spawn(async move {
+                let _ = serve(stream, b"", lane(bulk), service, &config(), &metrics()).await;
+            });
+        }
+    });
+    let pool = Pool::new(config(), metrics());
+    let get = Operation::Get { key: "key".into() };
+    let delete = Operation::Delete { key: "key".into(), condition: crate::model::Condition::Always };
+    for (operations, times) in [(vec![get.clone()], 2), (vec![get, delete.clone()], 1), (vec![delete], 1)] {
+        service.0.store(0, Ordering::SeqCst);
+        let request = Request::Many { operations, claim: claim() };
+        let (reply, value) = pool.call(peer, &request, &[], soon()).await.unwrap();
+        assert_eq!((reply, value.len()), (Reply::Many(Vec::new()), BULK_BYTES + 1));
+        assert_eq!(service.0.load(Ordering::SeqCst), times);
+    }
+}
+
+#[tokio::test]
+async fn a_frame_that_is_longer_than_the_peer_takes_is_not_sent() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let peer = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            asked(&mut stream).await;
+            let answer =
+                format!("HTTP/1.1 101 Switching Protocols\r\n{FRAME_HEADER}: {FRAME_BYTES_LEAST}\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            tokio::spawn(async move {
+                let _ = serve(stream, b"", lane(true), Arc::new(Echo), &config(), &metrics()).await;
+            });
+        }
+    });
+    let metrics = metrics();
+    let pool = Pool::new(config(), metrics.clone());
+    let copies = Request::Sync(Vec::new());
+    let long = Bytes::from(vec![7; FRAME_BYTES_LEAST]);
+    let refused = pool.call(peer, &copies, std::slice::from_ref(&long), soon()).await;
+    assert!(matches!(refused, Err(LinkError::TooLong)), "{refused:?}");
+    // It goes on over the connection that is there.
+    assert!(pool.call(peer, &copies, &[long.slice(1024..)], soon()).await.is_ok());
+    assert_eq!(metrics.link_connects.get(), 1);
+}
+
+#[tokio::test]
 async fn a_deadline_is_kept_and_the_late_answer_disturbs_nobody() {
     let (peer, _) = echo_peer().await;
     let pool = Pool::new(config(), metrics());
@@ -146,7 +230,7 @@ async fn a_broken_connection_fails_what_is_under_way_and_is_opened_again() {
         drop(first);
         let (mut second, _) = listener.accept().await.unwrap();
         let bulk = accept(&mut second).await;
-        let _ = serve(second, b"", bulk, Arc::new(Echo), &config(), &metrics()).await;
+        let _ = serve(second, b"", lane(bulk), Arc::new(Echo), &config(), &metrics()).await;
     });
     let pool = Pool::new(config(), metrics());
     let broken = pool.call(peer, &get("a"), &[], soon()).await;
@@ -171,7 +255,7 @@ async fn a_peer_that_is_not_there_is_not_asked_again_at_once() {
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let bulk = accept(&mut stream).await;
-        let _ = serve(stream, b"", bulk, Arc::new(Echo), &config(), &metrics()).await;
+        let _ = serve(stream, b"", lane(bulk), Arc::new(Echo), &config(), &metrics()).await;
     });
     assert!(pool.call(peer, &get("a"), &[], soon()).await.is_ok());
 }
@@ -185,7 +269,7 @@ async fn a_silent_peer_is_given_up_soon_and_not_asked_again_until_it_is_heard() 
         let (mut stream, _) = listener.accept().await.unwrap();
         let bulk = accept(&mut stream).await;
         woken.await.unwrap();
-        let _ = serve(stream, b"", bulk, Arc::new(Echo), &config(), &metrics()).await;
+        let _ = serve(stream, b"", lane(bulk), Arc::new(Echo), &config(), &metrics()).await;
     });
     let pool = Pool::new(config(), metrics());
     let asked = Instant::now();
@@ -255,7 +339,7 @@ async fn garbage_closes_the_connection_with_a_reason() {
     ] {
         let (mut asker, answerer) = tokio::io::duplex(1 << 10);
         asker.write_all(garbage).await.unwrap();
-        let closed = serve(answerer, b"", false, Arc::new(Echo), &config(), &metrics()).await;
+        let closed = serve(answerer, b"", lane(false), Arc::new(Echo), &config(), &metrics()).await;
         assert!(closed.as_ref().is_err_and(|error| error.starts_with(reason)), "{closed:?}");
     }
 }

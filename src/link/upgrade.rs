@@ -9,15 +9,15 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::handshake::Asked;
-use super::{CLUSTER_HEADER, Lane, LinkConfig, LinkError, PATH, PROTOCOL};
+use super::{CLUSTER_HEADER, FRAME_HEADER, Lane, LinkConfig, LinkError, PATH, PROTOCOL};
 use crate::net::TcpStream;
 use crate::security::{KeyId, Stream};
 
 /// The longest answer to an upgrade request.
 const RESPONSE_BYTES_MAX: usize = 8 << 10;
 
-/// An upgraded connection, what arrived on it early, and the secret that it rests on.
-pub(super) type Upgraded = (Stream, BytesMut, Option<KeyId>);
+/// An upgraded connection, what arrived on it early, the secret that it rests on, and the longest frame that the peer takes.
+pub(super) type Upgraded = (Stream, BytesMut, Option<KeyId>, usize);
 
 /// Connects and asks for the link.
 pub(super) async fn upgrade(
@@ -41,8 +41,9 @@ pub(super) async fn upgrade(
     let asked = Asked::new(config);
     let request = format!(
         "GET {PATH} HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\nupgrade: {PROTOCOL}\r\n\
-         {CLUSTER_HEADER}: {}\r\n{}: {}\r\n{}\r\n",
+         {CLUSTER_HEADER}: {}\r\n{FRAME_HEADER}: {}\r\n{}: {}\r\n{}\r\n",
         config.cluster,
+        config.frame_bytes_max(),
         Lane::HEADER,
         lane.as_str(),
         asked.as_ref().map(Asked::headers).unwrap_or_default(),
@@ -77,7 +78,8 @@ pub(super) async fn upgrade(
         stream.write_all(&shown).await.map_err(failed)?;
         stream.flush().await.map_err(failed)?;
     }
-    Ok((stream, response, asked.map(|asked| asked.key())))
+    let taken = config.frame_bytes_taken(header(&head, FRAME_HEADER));
+    Ok((stream, response, asked.map(|asked| asked.key()), taken))
 }
 
 /// What the answer's body says, if it is an error in the interface's shape.

@@ -3,11 +3,11 @@
 //! How they lie in memory is the store's affair. Invariant: a record is whole, with the version of the one write it
 //! comes from.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::version::Version;
+use super::{content_type::ContentType, version::Version};
 
 /// A value and what was said about it when it was written.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,7 +15,7 @@ pub struct Entry {
     /// The bytes as they were put.
     pub value: Bytes,
     /// The Content-Type of raw bytes; none for the text of a JSON string.
-    pub content_type: Option<Arc<str>>,
+    pub content_type: Option<ContentType>,
     /// Which write this is.
     pub version: Version,
     /// The unix millisecond from which on it is gone; none keeps it until it is evicted.

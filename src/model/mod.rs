@@ -4,6 +4,7 @@
 //! the caller to count. Invariant: the same calls give the same results.
 
 mod condition;
+mod content_type;
 mod entry;
 mod key;
 mod ledger;
@@ -15,6 +16,7 @@ mod store;
 mod version;
 
 pub use condition::Condition;
+pub use content_type::{ContentType, ContentTypeError};
 pub use entry::{Entry, Record, Tombstone};
 pub use key::{Key, KeyError, NodeId, NodeIdError, Slot, SlotError};
 pub use ledger::Ledger;

@@ -8,14 +8,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
+use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::operation::{outcome_from_wire, unexpected};
+use super::operation::{check_lengths, outcome_from_wire, unexpected};
 use super::route::{Failure, Performed};
 use super::{Done, Node, NodeError, Operation, Outcome};
-use crate::link::{BATCH_BYTES_MAX, Claim, Reply, Request};
+use crate::link::{self, BATCH_BYTES_MAX, Claim, Reply, Request, Room, Weight, cut};
 use crate::model::{Key, NodeId};
 use crate::net::task;
 use crate::telemetry::Route;
@@ -24,6 +26,12 @@ use crate::telemetry::Route;
 const SETTLING_MAX: usize = 64;
 /// Of those, reads.
 const READING_MAX: usize = 16;
+
+/// What one frame may hold of a batch.
+const ROOM: Room = Room { items: usize::MAX, value_bytes: BATCH_BYTES_MAX };
+
+/// An operation as it travels.
+pub(super) type Wired = (link::Operation, Bytes);
 
 /// What a batch may read.
 struct ReadBudget {
@@ -164,16 +172,49 @@ impl Node {
         claim: Claim,
         deadline: Instant,
     ) -> Vec<Result<Outcome, Failure>> {
-        let (heads, values): (Vec<_>, Vec<_>) =
-            indexes.iter().map(|&index| operations[index].to_wire()).unzip();
-        let each = |failure: Failure| indexes.iter().map(|_| Err(failure.clone())).collect();
-        match self.call(primary, &Request::Many { operations: heads, claim }, &values, deadline).await {
-            Ok((Reply::Many(outcomes), mut values)) if outcomes.len() == indexes.len() => {
-                outcomes.into_iter().map(|outcome| Ok(outcome_from_wire(outcome, &mut values)?)).collect()
-            }
-            Ok((Reply::Refused(refusal), _)) => each(refusal.into()),
-            Ok((other, _)) => each(Failure::Final(unexpected(primary, &other))),
-            Err(failure) => each(failure),
-        }
+        let frames = frames(operations, indexes).into_iter();
+        let asking = frames.map(|frame| self.forward_frame(primary, frame, claim, deadline));
+        let mut done: BTreeMap<usize, Result<Outcome, Failure>> =
+            join_all(asking).await.into_iter().flatten().collect();
+        let lost = || Err(Failure::Doubtful(NodeError::ForwardFailed("the operation got no answer".into())));
+        indexes.iter().map(|index| done.remove(index).unwrap_or_else(lost)).collect()
     }
+
+    /// Has a primary do what fits one frame; each with its index.
+    async fn forward_frame(
+        &self,
+        primary: &NodeId,
+        frame: Vec<(usize, Wired)>,
+        claim: Claim,
+        deadline: Instant,
+    ) -> Vec<(usize, Result<Outcome, Failure>)> {
+        let (indexes, wired): (Vec<usize>, Vec<Wired>) = frame.into_iter().unzip();
+        let (heads, values): (Vec<_>, Vec<_>) = wired.into_iter().unzip();
+        let request = Request::Many { operations: heads, claim };
+        let failure = match self.call(primary, &request, &values, deadline).await {
+            Ok((Reply::Many(outcomes), mut values)) if outcomes.len() == indexes.len() => {
+                match check_lengths(outcomes.iter().map(link::Outcome::value_bytes), &values) {
+                    Ok(()) => {
+                        let read = |outcome| Ok(outcome_from_wire(outcome, &mut values)?);
+                        return indexes.into_iter().zip(outcomes.into_iter().map(read)).collect();
+                    }
+                    Err(refusal) => refusal.into(),
+                }
+            }
+            Ok((Reply::Refused(refusal), _)) => refusal.into(),
+            Ok((other, _)) => Failure::Final(unexpected(primary, &other)),
+            Err(failure) => failure,
+        };
+        indexes.into_iter().map(|index| (index, Err(failure.clone()))).collect()
+    }
+}
+
+/// Operations as they travel, each with its index, in frames. Reads and writes apart: a long answer may have to be asked for
+/// twice, and a write must not be done twice.
+pub(super) fn frames(operations: &[Operation], indexes: &[usize]) -> Vec<Vec<(usize, Wired)>> {
+    let is_read = |index: &usize| matches!(operations[*index], Operation::Get(_));
+    let (reads, writes): (Vec<usize>, Vec<usize>) = indexes.iter().partition(|index| is_read(index));
+    let wired = |index: usize| (index, operations[index].to_wire());
+    let weigh = |(_, (head, value)): &(usize, Wired)| Weight::of(head, value.len());
+    [reads, writes].into_iter().flat_map(|some| cut(some.into_iter().map(wired), ROOM, weigh)).collect()
 }

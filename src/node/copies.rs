@@ -3,13 +3,17 @@
 //! Both the copies that a write waits for and those that sync brings. Invariant: a copy is kept under the version that it was
 //! stamped with, and never over a newer one.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use bytes::Bytes;
 use tokio::time::Instant;
+use tracing::{debug, warn};
 
 use super::Node;
-use super::operation::{record_from_wire, record_to_wire, unexpected};
-use crate::link::{LinkError, RecordHead, Refusal, Reply, Request};
-use crate::model::{Evicted, Fingerprint, Key, NodeId, Put, Record, StoreError};
+use super::operation::{check_lengths, kind_from_wire, parse, record_to_wire, unexpected};
+use crate::link::{BATCH_BYTES_MAX, LinkError, RecordHead, Refusal, Reply, Request, Room, Weight, cut};
+use crate::model::{Evicted, Fingerprint, Key, NodeId, Put, Record, StoreError, Version};
 
 /// What a copy request came to.
 pub(super) enum Copied {
@@ -17,12 +21,24 @@ pub(super) enum Copied {
     Held { ring: Fingerprint, stale: Vec<u32> },
     /// The process is gone, and with it whatever it could have answered.
     Gone,
+    /// The member is there and cannot take what is among the records.
+    Rejected(String),
+    /// The member is there and was not done in time.
+    Late,
     /// It may be alive, without the copies.
     Failed,
 }
 
+/// A record as it travels.
+pub(super) type Item = (RecordHead, Bytes);
+
+/// What one request may hold of the copies that a write waits for.
+pub(super) const ROOM: Room = Room { items: usize::MAX, value_bytes: BATCH_BYTES_MAX };
+/// How long a member may take to show that it is there.
+const SIGN_TIMEOUT: Duration = Duration::from_secs(1);
+
 impl Node {
-    /// Has a member keep records.
+    /// Has a member keep records. All that is not [`Copied::Held`] holds of some of them.
     pub(super) async fn copy_to<'a>(
         &self,
         member: &NodeId,
@@ -30,12 +46,37 @@ impl Node {
         records: impl Iterator<Item = (&'a Key, Record)>,
         deadline: Instant,
     ) -> Copied {
-        let (heads, values): (Vec<_>, Vec<_>) =
-            records.map(|(key, record)| record_to_wire(key, record)).unzip();
-        let values: Vec<Bytes> = values.into_iter().filter(|value| !value.is_empty()).collect();
+        let here = self.ring().fingerprint();
+        let (mut member_ring, mut all_stale, mut sent) = (here, Vec::new(), 0);
+        let items = records.map(|(key, record)| record_to_wire(key, record));
+        for batch in cut(items, ROOM, |(head, value)| Weight::of(head, value.len())) {
+            let count = batch.len() as u32;
+            match self.copy_batch(member, request, batch, deadline).await {
+                Copied::Held { ring, stale } => {
+                    // One that goes by another table for some of them does so for all.
+                    member_ring = if ring == here { member_ring } else { ring };
+                    all_stale.extend(stale.into_iter().map(|index| sent + index));
+                    sent += count;
+                }
+                failed => return failed,
+            }
+        }
+        Copied::Held { ring: member_ring, stale: all_stale }
+    }
+
+    /// Has a member keep records that fit one frame.
+    pub(super) async fn copy_batch(
+        &self,
+        member: &NodeId,
+        request: fn(Vec<RecordHead>) -> Request,
+        batch: Vec<Item>,
+        deadline: Instant,
+    ) -> Copied {
         let Some(address) = self.0.placement.load().addresses.get(member).copied() else {
             return Copied::Failed;
         };
+        let (heads, values): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        let values: Vec<Bytes> = values.into_iter().filter(|value| !value.is_empty()).collect();
         let request = request(heads);
         let mut reply = self.0.links.call(address, &request, &values, deadline).await;
         if matches!(reply, Err(LinkError::Broken(_))) {
@@ -45,22 +86,49 @@ impl Node {
         match reply {
             Ok((Reply::Copied { ring, stale }, _)) => Copied::Held { ring, stale },
             Err(LinkError::Refused(_)) => Copied::Gone,
+            Ok((Reply::Refused(refusal @ (Refusal::Invalid(_) | Refusal::TooLarge(_))), _)) => {
+                Copied::Rejected(refusal.to_string())
+            }
+            Err(LinkError::TooLong) => Copied::Rejected(LinkError::TooLong.to_string()),
+            Err(error @ LinkError::Broken(_)) if self.answers(address, deadline).await => {
+                Copied::Rejected(format!("{error} twice, and not otherwise"))
+            }
+            Ok((Reply::Refused(Refusal::Overloaded), _))
+            | Err(LinkError::Late(_) | LinkError::Overloaded(_)) => Copied::Late,
             Ok((other, _)) => {
-                tracing::warn!(%member, error = %unexpected(member, &other), "a copy was refused");
+                if self.0.complaints.is_due("copy") {
+                    warn!(%member, error = %unexpected(member, &other), "a copy was refused; more like it are not logged for a minute");
+                }
                 Copied::Failed
             }
             Err(error) => {
-                tracing::debug!(%member, %error, "a copy was not written");
+                debug!(%member, %error, "a copy was not written");
                 Copied::Failed
             }
         }
     }
 
-    /// The inverse of [`Node::copy_to`], at the receiving end. Says, by index, of which a newer version is held.
+    /// Whether the node at `address` is there, whatever became of a request.
+    async fn answers(&self, address: SocketAddr, deadline: Instant) -> bool {
+        let deadline = deadline.min(Instant::now() + SIGN_TIMEOUT);
+        let ping = Request::Ping { clock: self.0.versions.latest() };
+        matches!(self.0.links.call(address, &ping, &[], deadline).await, Ok((Reply::Pong { .. }, _)))
+    }
+
+    /// The inverse of [`Node::copy_to`], at the receiving end. Says, by index, of which a newer version is held. A record that
+    /// this node cannot keep does not hinder the others.
     pub(super) fn keep_copies(&self, heads: Vec<RecordHead>, mut values: Bytes) -> Result<Vec<u32>, Refusal> {
+        check_lengths(heads.iter().map(RecordHead::value_bytes), &values)?;
         let mut stale = Vec::new();
-        for (index, head) in heads.into_iter().enumerate() {
-            let (key, record) = record_from_wire(head, &mut values)?;
+        for (index, RecordHead { key, version, kind }) in heads.into_iter().enumerate() {
+            let (key, record) = match (parse(key), kind_from_wire(version, kind, &mut values)) {
+                (Ok(key), Ok(record)) => (key, record),
+                (key, record) => {
+                    let reason = key.as_ref().err().or(record.as_ref().err());
+                    reason.into_iter().for_each(|reason| self.turn_away(key.as_ref().ok(), version, reason));
+                    continue;
+                }
+            };
             self.see_clock(record.version().time());
             if cfg!(feature = "fault-no-versions")
                 && let Some(held) = self.0.store.peek(&key, self.now_ms())
@@ -78,6 +146,22 @@ impl Node {
         Ok(stale)
     }
 
+    /// Does not keep a record that is over a bound of this node; the sender's may be another.
+    pub(super) fn turn_away(&self, key: Option<&Key>, version: Version, reason: &Refusal) {
+        self.count_refused(reason);
+        if let Some(key) = key {
+            self.forget_older(key, version);
+        }
+    }
+
+    /// Counts something of a peer that is over a bound of this node.
+    pub(super) fn count_refused(&self, reason: &Refusal) {
+        self.0.metrics.link_refused.inc();
+        if self.0.complaints.is_due("over a bound") {
+            warn!(%reason, "refused what a peer sent; more like it are counted, not logged, for a minute");
+        }
+    }
+
     /// The one way into the store for what has a version. True if a newer one is there.
     pub(super) fn keep(&self, key: &Key, record: Record) -> bool {
         let version = record.version();
@@ -88,14 +172,19 @@ impl Node {
             }
             Ok(Put::Stale { held }) => held > version,
             Err(StoreError::TooLarge { .. }) => {
-                // This node's store is smaller than the sender's. An older version must not stay in its place.
-                if let Some(held) = self.0.store.peek(key, self.now_ms())
-                    && held.version() < version
-                {
-                    self.0.store.remove_version(key, held.version());
-                }
+                // This node's store is smaller than the sender's.
+                self.forget_older(key, version);
                 false
             }
+        }
+    }
+
+    /// There is a newer version that this node cannot have: an older one must not stay in its place.
+    pub(super) fn forget_older(&self, key: &Key, version: Version) {
+        if let Some(held) = self.0.store.peek(key, self.now_ms())
+            && held.version() < version
+        {
+            self.0.store.remove_version(key, held.version());
         }
     }
 

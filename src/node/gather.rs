@@ -185,7 +185,12 @@ impl Node {
                 Ok(Peeked { record: record.map(|(_, record)| record), standing, unheard, at_ms })
             }
             (other, _) => {
-                tracing::warn!(error = %unexpected(member, &other), "a peek was not answered");
+                if self.0.complaints.is_due("peek") {
+                    tracing::warn!(
+                        error = %unexpected(member, &other),
+                        "a peek was not answered; more like it are not logged for a minute"
+                    );
+                }
                 Err(LinkError::Broken(address))
             }
         }

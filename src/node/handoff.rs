@@ -56,8 +56,13 @@ impl Node {
                 () = step_out(self, began) => false,
             }
         };
-        let entries = self.0.store.len();
-        match timeout(patience, handed_over).await {
+        let (entries, left_out_before) = (self.0.store.len(), self.0.metrics.sync_left_out.get());
+        let ended = timeout(patience, handed_over).await;
+        let left_out = self.0.metrics.sync_left_out.get() - left_out_before;
+        match ended {
+            Ok(true) if left_out > 0 => {
+                warn!(left_out, "handed over all entries but those that no owner takes")
+            }
             Ok(true) => info!("handed over all entries"),
             Ok(false) if entries == 0 => info!("no other member is left, and there is nothing to hand over"),
             Ok(false) => warn!(entries, "no other member is left to take these entries"),

@@ -14,12 +14,15 @@ mod handoff;
 mod join;
 mod lease;
 mod membership;
+mod offer;
 mod operation;
 mod placement;
 mod replicate;
 mod route;
 mod serve;
 mod sync;
+#[cfg(test)]
+mod tests;
 mod tidy;
 
 use std::collections::BTreeMap;
@@ -47,7 +50,7 @@ use crate::model::{
     Clock, Condition, Key, Ledger, Lookup, Members, NodeId, Record, Ring, Store, StoreConfig,
 };
 use crate::net::{WallClock, task, vital};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Seldom};
 
 /// What a node has to be told.
 #[derive(Clone, Debug)]
@@ -97,6 +100,8 @@ struct Inner {
     metrics: Arc<Metrics>,
     events: events::EventLog,
     moves: Mutex<MoveStats>,
+    /// What peers can bring about again and again, by kind.
+    complaints: Seldom<&'static str>,
     admission: admission::Progress,
     leaving: AtomicBool,
     /// Says that the process should stop: gracefully, or with an error that people must see.
@@ -152,6 +157,7 @@ impl Node {
             goodbyes: Mutex::default(),
             events: events::EventLog::new(),
             moves: Mutex::default(),
+            complaints: Seldom::default(),
             admission: admission::Progress::default(),
             leaving: AtomicBool::new(false),
             stop: watch::channel(None).0,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::link::{self, LinkError, RecordHead, RecordKind, Refusal, Reply};
-use crate::model::{Condition, Entry, Key, NodeId, Record, StoreError, Tombstone, Version};
+use crate::model::{Condition, ContentType, Entry, Key, NodeId, Record, StoreError, Tombstone, Version};
 
 /// One operation on one key.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,7 +25,7 @@ pub struct NewValue {
     /// The bytes.
     pub value: Bytes,
     /// None: a JSON string.
-    pub content_type: Option<Arc<str>>,
+    pub content_type: Option<ContentType>,
     /// Time to live from the moment of stamping.
     pub ttl: Option<Duration>,
 }
@@ -150,7 +150,7 @@ impl Operation {
                     key,
                     condition: condition.clone(),
                     ttl_ms: new.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
-                    content_type: new.content_type.clone(),
+                    content_type: new.content_type.clone().map(Arc::from),
                     value_bytes: new.value.len() as u32,
                 };
                 (head, new.value.clone())
@@ -165,11 +165,9 @@ impl Operation {
             link::Operation::Delete { key, condition } => Operation::Delete(parse(key)?, condition),
             link::Operation::Put { key, condition, ttl_ms, content_type, value_bytes } => {
                 let value = cut(values, value_bytes)?;
-                Operation::Put(
-                    parse(key)?,
-                    NewValue { value, content_type, ttl: ttl_ms.map(Duration::from_millis) },
-                    condition,
-                )
+                let content_type = parse_type(content_type)?;
+                let ttl = ttl_ms.map(Duration::from_millis);
+                Operation::Put(parse(key)?, NewValue { value, content_type, ttl }, condition)
             }
         })
     }
@@ -182,7 +180,7 @@ pub(super) fn outcome_to_wire(outcome: Result<Outcome, Refusal>) -> (link::Outco
             let head = link::Outcome::Hit {
                 version: entry.version,
                 expires_at_ms: entry.expires_at_ms,
-                content_type: entry.content_type,
+                content_type: entry.content_type.map(Arc::from),
                 value_bytes: entry.value.len() as u32,
             };
             return (head, entry.value);
@@ -201,7 +199,7 @@ pub(super) fn outcome_from_wire(head: link::Outcome, values: &mut Bytes) -> Resu
     Ok(match head {
         link::Outcome::Hit { version, expires_at_ms, content_type, value_bytes } => {
             let value = cut(values, value_bytes)?;
-            Outcome::Hit(Entry { value, content_type, version, expires_at_ms })
+            Outcome::Hit(Entry { value, content_type: parse_type(content_type)?, version, expires_at_ms })
         }
         link::Outcome::Miss => Outcome::Miss,
         link::Outcome::Gone => Outcome::Gone,
@@ -218,7 +216,7 @@ pub(super) fn record_to_wire(key: &Key, record: Record) -> (RecordHead, Bytes) {
         Record::Entry(entry) => {
             let kind = RecordKind::Entry {
                 expires_at_ms: entry.expires_at_ms,
-                content_type: entry.content_type,
+                content_type: entry.content_type.map(Arc::from),
                 value_bytes: entry.value.len() as u32,
             };
             (kind, entry.value)
@@ -233,18 +231,41 @@ pub(super) fn record_to_wire(key: &Key, record: Record) -> (RecordHead, Bytes) {
 /// Out of a head and the raw values, of which it takes its own.
 pub(super) fn record_from_wire(head: RecordHead, values: &mut Bytes) -> Result<(Key, Record), Refusal> {
     let RecordHead { key, version, kind } = head;
-    let record = match kind {
+    let record = kind_from_wire(version, kind, values);
+    Ok((parse(key)?, record?))
+}
+
+/// What a record is. Takes its value in any case, unless that is longer than what is left.
+pub(super) fn kind_from_wire(
+    version: Version,
+    kind: RecordKind,
+    values: &mut Bytes,
+) -> Result<Record, Refusal> {
+    Ok(match kind {
         RecordKind::Entry { expires_at_ms, content_type, value_bytes } => {
-            Record::Entry(Entry { value: cut(values, value_bytes)?, content_type, version, expires_at_ms })
+            let value = cut(values, value_bytes)?;
+            Record::Entry(Entry { value, content_type: parse_type(content_type)?, version, expires_at_ms })
         }
         RecordKind::Tombstone { expires_at_ms } => Record::Tombstone(Tombstone { version, expires_at_ms }),
-    };
-    Ok((parse(key)?, record))
+    })
 }
 
 /// A key that a peer has sent.
 pub(super) fn parse(key: Box<str>) -> Result<Key, Refusal> {
     Key::parse(key).map_err(|error| Refusal::Invalid(error.to_string()))
+}
+
+fn parse_type(text: Option<Arc<str>>) -> Result<Option<ContentType>, Refusal> {
+    text.map(ContentType::parse).transpose().map_err(|error| Refusal::Invalid(error.to_string()))
+}
+
+/// Whether the values are as long together as their heads say. Then one that cannot be used leaves the others whole.
+pub(super) fn check_lengths(announced: impl Iterator<Item = u32>, values: &Bytes) -> Result<(), Refusal> {
+    let announced: u64 = announced.map(u64::from).sum();
+    if announced == values.len() as u64 {
+        return Ok(());
+    }
+    Err(Refusal::Invalid(format!("values of {announced} bytes were announced, {} came", values.len())))
 }
 
 /// Takes the next value off the raw values.
@@ -259,7 +280,8 @@ fn cut(values: &mut Bytes, value_bytes: u32) -> Result<Bytes, Refusal> {
     Ok(values.split_to(bytes))
 }
 
-/// A reply that is none to the question.
+/// The peer sent a reply of the wrong kind. It may be a long one.
 pub(super) fn unexpected(node_id: &NodeId, reply: &Reply) -> NodeError {
-    NodeError::DecodeFailed(format!("{node_id} gave an answer that does not fit the question: {reply:?}"))
+    let shown: String = format!("{reply:?}").chars().take(200).collect();
+    NodeError::DecodeFailed(format!("{node_id} gave an answer that does not fit the question: {shown}"))
 }

@@ -193,11 +193,11 @@ impl Node {
                         }
                     }
                 }
-                Copied::Gone | Copied::Failed => {
+                Copied::Gone | Copied::Rejected(_) | Copied::Late | Copied::Failed => {
                     for &index in indexes {
                         written[index].degraded |= placement.ring.owns(member, written[index].key.slot());
                     }
-                    if matches!(copied, Copied::Failed) {
+                    if !matches!(copied, Copied::Gone) {
                         free_at_ms = free_at_ms.max(owed.mark(member));
                     }
                 }

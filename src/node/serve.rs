@@ -4,9 +4,11 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::gather::peeked_to_wire;
-use super::operation::{outcome_to_wire, parse};
-use super::{Node, Operation, Outcome, Stop, join, sync};
-use crate::link::{self, Answer, BATCH_BYTES_MAX, Claim, RecordHead, Refusal, Reply, Request};
+use super::operation::{check_lengths, outcome_to_wire, parse};
+use super::{Node, Operation, Outcome, Stop, join, offer, sync};
+use crate::link::{
+    self, Answer, BATCH_BYTES_MAX, Claim, Load, RecordHead, Refusal, Reply, Request, Room, Weight,
+};
 use crate::model::Observed;
 
 pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: Instant) -> Answer {
@@ -24,7 +26,10 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: In
             Ok(write) => {
                 Answer::Later(Box::pin(async move { one(node.serve(&write, claim, deadline).await) }))
             }
-            Err(refusal) => refused(refusal),
+            Err(refusal) => {
+                node.count_refused(&refusal);
+                refused(refusal)
+            }
         },
         Request::Many { operations, claim } => {
             Answer::Later(Box::pin(many(node, operations, claim, value, deadline)))
@@ -43,10 +48,12 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: In
             Answer::Now(reply, values)
         }
         Request::Digests(theirs) => Answer::Now(Reply::Differ(sync::differing(&node, &theirs)), Vec::new()),
-        Request::Versions(theirs) => match sync::wanted(&node, theirs) {
-            Ok(wanted) => Answer::Now(Reply::Wanted(wanted), Vec::new()),
-            Err(refusal) => refused(refusal),
-        },
+        Request::Versions(theirs) => Answer::Now(Reply::Wanted(offer::wanted(&node, theirs)), Vec::new()),
+        Request::Forget(versions) => {
+            let keys = versions.into_iter().filter_map(|(key, version)| Some((parse(key).ok()?, version)));
+            keys.for_each(|(key, version)| node.forget_older(&key, version));
+            copied(&node, Vec::new())
+        }
         Request::Ping { clock } => {
             node.see_clock(clock);
             let reply = Reply::Pong {
@@ -97,12 +104,13 @@ fn refused(refusal: Refusal) -> Answer {
 
 fn copies(node: &Node, heads: Vec<RecordHead>, values: Bytes) -> Answer {
     match node.keep_copies(heads, values) {
-        Ok(stale) => {
-            let ring = node.ring().fingerprint();
-            Answer::Now(Reply::Copied { ring, stale }, Vec::new())
-        }
+        Ok(stale) => copied(node, stale),
         Err(refusal) => refused(refusal),
     }
+}
+
+fn copied(node: &Node, stale: Vec<u32>) -> Answer {
+    Answer::Now(Reply::Copied { ring: node.ring().fingerprint(), stale }, Vec::new())
 }
 
 async fn many(
@@ -112,20 +120,41 @@ async fn many(
     mut values: Bytes,
     deadline: Instant,
 ) -> (Reply, Vec<Bytes>) {
-    let operations: Result<Vec<_>, _> =
-        heads.into_iter().map(|head| Operation::from_wire(head, &mut values)).collect();
-    let outcomes = match operations {
-        Ok(operations) => node.serve_all(&operations, claim, deadline).await,
-        Err(refusal) => return (Reply::Refused(refusal), Vec::new()),
+    if let Err(refusal) = check_lengths(heads.iter().map(link::Operation::value_bytes), &values) {
+        return (Reply::Refused(refusal), Vec::new());
+    }
+    // One that is refused does not hinder the others.
+    let mut usable = Vec::with_capacity(heads.len());
+    let read = |head| match Operation::from_wire(head, &mut values) {
+        Ok(operation) => {
+            usable.push(operation);
+            None
+        }
+        Err(refusal) => {
+            node.count_refused(&refusal);
+            Some(refusal)
+        }
     };
-    let (mut heads, mut found, mut found_bytes) = (Vec::with_capacity(outcomes.len()), Vec::new(), 0);
+    let refused: Vec<Option<Refusal>> = heads.into_iter().map(read).collect();
+    let mut done = node.serve_all(&usable, claim, deadline).await.into_iter();
+    let outcomes = refused
+        .into_iter()
+        .map(|refusal| refusal.map_or_else(|| done.next().unwrap_or(Err(Refusal::NotSynced)), Err));
+    answers(outcomes)
+}
+
+/// The answers to many operations, as many as fit one frame.
+pub(super) fn answers(
+    outcomes: impl ExactSizeIterator<Item = Result<Outcome, Refusal>>,
+) -> (Reply, Vec<Bytes>) {
+    let mut load = Load::new(Room { items: usize::MAX, value_bytes: BATCH_BYTES_MAX });
+    let (mut heads, mut found) = (Vec::with_capacity(outcomes.len()), Vec::new());
     for outcome in outcomes {
         let (mut head, value) = outcome_to_wire(outcome);
-        if found_bytes + value.len() > BATCH_BYTES_MAX {
+        if !load.take(Weight::of(&head, value.len())) {
             let reason = format!("the answers of a batch are longer than {BATCH_BYTES_MAX} bytes together");
             head = link::Outcome::Refused(Refusal::TooLarge(reason));
         } else if !value.is_empty() {
-            found_bytes += value.len();
             found.push(value);
         }
         heads.push(head);

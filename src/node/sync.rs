@@ -1,9 +1,9 @@
 //! Sync: pays the debts of the [`Ledger`].
 //!
-//! For each member that may lack something one task compares digests of the dirty slots, then versions, and pushes what is
-//! newer here in acknowledged batches over the bulk link. Rate: each batch is followed by a pause as long as it took, and
-//! longer if it was large, so that requests always find a free half of the link and of the processors. Invariant: a pair is
-//! settled only after the member has acknowledged whatever this node held of the slot when it began.
+//! For each member that may lack something one task compares digests of the dirty slots and offers what it holds of those
+//! that differ; see [`super::offer`]. Rate: each batch is followed by a pause as long as it took, and longer if it was large,
+//! so that requests always find a free half of the link and of the processors. Invariant: a pair is settled only after the
+//! member has acknowledged whatever this node held of the slot when it began, but for what it can never take.
 //!
 //! [`Ledger`]: crate::model::Ledger
 
@@ -16,20 +16,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info};
 
-use super::copies::Copied;
-use super::operation::{parse, unexpected};
+use super::offer::{Heads, Unanswered};
+use super::operation::unexpected;
 use super::{Node, NodeError};
-use crate::link::{Refusal, Reply, Request};
-use crate::model::{Key, Ledger, NodeId, Record, Slot, SlotSet, Version, mix};
+use crate::link::{Reply, Request};
+use crate::model::{Key, Ledger, NodeId, Slot, SlotSet, Version, mix};
 use crate::net::task;
 
-/// Records, and bytes of values, of one batch.
-const BATCH_RECORDS: usize = 512;
-const BATCH_BYTES: usize = 1 << 20;
-/// Bytes of values that one member is sent in a second, at most.
-const BYTES_PER_SECOND: f64 = (64 << 20) as f64;
-/// How long a member may take to acknowledge a batch.
-const BATCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause before a member that did not acknowledge is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How long a rebalance waits for anything to be taken.
@@ -42,13 +35,13 @@ pub struct SyncReport {
     pub keys: u64,
     /// Their values' bytes.
     pub bytes: u64,
-    /// Batches that were not acknowledged; what was in them is tried again.
+    /// Times that something was not acknowledged; it is tried again.
     pub failed: u64,
+    /// Records that a member cannot take.
+    pub left_out: u64,
     /// How long it took.
     pub duration_ms: u64,
 }
-
-pub(super) type Heads = Vec<(Key, Version)>;
 
 /// Pushes whatever is dirty, and tells when it begins and when all is done.
 pub(super) async fn run(node: Node) {
@@ -180,84 +173,62 @@ async fn push(node: Node, member: NodeId) {
         if slots.is_empty() {
             return;
         }
+        let mut has_failed = false;
         for shard in 0..node.0.store.shards() {
             let mut here = slots.clone();
             here.retain(|slot| node.0.store.shard_of(slot) == shard);
             if here.is_empty() {
                 continue;
             }
-            if let Err(error) = push_slots(&node, &member, shard, &here).await {
-                node.0.metrics.sync_failures.inc();
-                debug!(%member, %error, "could not bring a member up to date; trying again");
-                node.update_ledger(|ledger| ledger.postpone(&member, &slots));
-                sleep(RETRY_PAUSE).await;
-                break;
-            }
-            node.update_ledger(|ledger| ledger.settle(&member, &here));
+            let postponed = match push_slots(&node, &member, shard, &here).await {
+                Ok(postponed) => postponed,
+                Err(error) => {
+                    debug!(%member, %error, "could not bring a member up to date; trying again");
+                    // It is away: so it would be for all that is left.
+                    here.clone_from(&slots);
+                    slots.clone()
+                }
+            };
             slots.subtract(&here);
-        }
-    }
-}
-
-/// Brings a member up to date with the slots of one shard.
-async fn push_slots(node: &Node, member: &NodeId, shard: usize, slots: &SlotSet) -> Result<(), NodeError> {
-    let mut by_slot = by_slot(node, shard, slots);
-    if by_slot.is_empty() {
-        return Ok(());
-    }
-    let digests = by_slot.iter().map(|(slot, heads)| (*slot, digest(heads))).collect();
-    let deadline = Instant::now() + BATCH_TIMEOUT;
-    let differing = match node.call(member, &Request::Digests(digests), &[], deadline).await? {
-        (Reply::Differ(slots), _) => slots,
-        (other, _) => return Err(unexpected(member, &other)),
-    };
-    let heads: Heads = differing.iter().filter_map(|slot| by_slot.remove(slot)).flatten().collect();
-    offer(node, member, &heads).await
-}
-
-/// Has a member take, of these records, what it has not in this or a newer version.
-pub(super) async fn offer(node: &Node, member: &NodeId, heads: &[(Key, Version)]) -> Result<(), NodeError> {
-    for heads in heads.chunks(BATCH_RECORDS) {
-        let versions = heads.iter().map(|(key, version)| (key.as_str().into(), *version)).collect();
-        let deadline = Instant::now() + BATCH_TIMEOUT;
-        let wanted = match node.call(member, &Request::Versions(versions), &[], deadline).await? {
-            (Reply::Wanted(wanted), _) => wanted,
-            (other, _) => return Err(unexpected(member, &other)),
-        };
-        let (mut batch, mut bytes) = (Vec::new(), 0);
-        for index in wanted {
-            let Some((key, _)) = heads.get(index as usize) else { continue };
-            // Gone by now if it was evicted or is over; then there is nothing to lack.
-            let Some(record) = node.0.store.peek(key, node.now_ms()) else { continue };
-            bytes += if let Record::Entry(entry) = &record { entry.value.len() } else { 0 };
-            batch.push((key, record));
-            if bytes >= BATCH_BYTES {
-                send(node, member, std::mem::take(&mut batch), std::mem::take(&mut bytes)).await?;
+            here.subtract(&postponed);
+            node.update_ledger(|ledger| {
+                ledger.settle(&member, &here);
+                ledger.postpone(&member, &postponed);
+            });
+            if !postponed.is_empty() {
+                node.0.metrics.sync_failures.inc();
+                has_failed = true;
             }
         }
-        if !batch.is_empty() {
-            send(node, member, batch, bytes).await?;
+        if has_failed {
+            sleep(RETRY_PAUSE).await;
         }
     }
-    Ok(())
 }
 
-async fn send(
+/// Brings a member up to date with the slots of one shard. Says of which it did not acknowledge everything.
+async fn push_slots(
     node: &Node,
     member: &NodeId,
-    batch: Vec<(&Key, Record)>,
-    bytes: usize,
-) -> Result<(), NodeError> {
-    let (started, records) = (Instant::now(), batch.len());
-    match node.copy_to(member, Request::Sync, batch.into_iter(), started + BATCH_TIMEOUT).await {
-        Copied::Held { .. } => {
-            node.0.metrics.sync_keys.inc_by(records as u64);
-            node.0.metrics.sync_bytes.inc_by(bytes as u64);
-            sleep(started.elapsed().max(Duration::from_secs_f64(bytes as f64 / BYTES_PER_SECOND))).await;
-            Ok(())
-        }
-        Copied::Gone | Copied::Failed => Err(NodeError::ForwardFailed(format!("{member} took no copies"))),
+    shard: usize,
+    slots: &SlotSet,
+) -> Result<SlotSet, NodeError> {
+    let mut by_slot = by_slot(node, shard, slots);
+    if by_slot.is_empty() {
+        return Ok(SlotSet::empty());
     }
+    let digests = by_slot.iter().map(|(slot, heads)| (*slot, digest(heads))).collect();
+    let differing = match node.inquire(member, &Request::Digests(digests)).await {
+        Ok(Reply::Differ(slots)) => slots,
+        Ok(other) => return Err(unexpected(member, &other)),
+        Err(Unanswered::Away(error)) => return Err(error),
+        Err(Unanswered::Late(error)) => {
+            debug!(%member, %error, "the digests of a shard were not compared");
+            return Ok(slots.clone());
+        }
+    };
+    let heads: Heads = differing.iter().filter_map(|slot| by_slot.remove(slot)).flatten().collect();
+    Ok(node.offer(member, &heads).await?.postponed)
 }
 
 /// What this node holds of these slots of one shard.
@@ -287,24 +258,13 @@ pub(super) fn differing(node: &Node, theirs: &[(Slot, u64)]) -> Vec<Slot> {
     theirs.iter().filter(|(slot, digest)| ours(*slot) != *digest).map(|(slot, _)| *slot).collect()
 }
 
-/// The records, by index, of which this node has no such or newer version.
-pub(super) fn wanted(node: &Node, theirs: Vec<(Box<str>, Version)>) -> Result<Vec<u32>, Refusal> {
-    let mut wanted = Vec::new();
-    for (index, (key, version)) in theirs.into_iter().enumerate() {
-        let held = node.0.store.peek(&parse(key)?, node.now_ms());
-        if held.is_none_or(|held| held.version() < version || cfg!(feature = "fault-no-versions")) {
-            wanted.push(index as u32);
-        }
-    }
-    Ok(wanted)
-}
-
 fn totals(node: &Node) -> SyncReport {
     let metrics = &node.0.metrics;
     SyncReport {
         keys: metrics.sync_keys.get(),
         bytes: metrics.sync_bytes.get(),
         failed: metrics.sync_failures.get(),
+        left_out: metrics.sync_left_out.get(),
         duration_ms: 0,
     }
 }
@@ -315,6 +275,7 @@ fn report(node: &Node, started: Instant, before: SyncReport) -> SyncReport {
         keys: now.keys - before.keys,
         bytes: now.bytes - before.bytes,
         failed: now.failed - before.failed,
+        left_out: now.left_out - before.left_out,
         duration_ms: started.elapsed().as_millis() as u64,
     }
 }
@@ -326,9 +287,9 @@ fn tell_done(node: &Node, started: Instant, before: SyncReport) {
     moves.last_duration = Duration::from_millis(report.duration_ms);
     moves.last_at_ms = Some(now_ms);
     drop(moves);
-    let SyncReport { keys, bytes, failed, duration_ms } = report;
-    if keys > 0 || failed > 0 {
-        info!(keys, bytes, failed, duration_ms, "brought the members up to date");
+    let SyncReport { keys, bytes, failed, left_out, duration_ms } = report;
+    if keys > 0 || failed > 0 || left_out > 0 {
+        info!(keys, bytes, failed, left_out, duration_ms, "brought the members up to date");
     }
     node.0.events.publish("sync_done", now_ms, json!(report));
 }

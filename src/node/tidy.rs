@@ -3,16 +3,16 @@
 //! Invariant: a record of a slot that this node does not own is dropped only in a version that every owner has acknowledged, a
 //! grace later, and under the same table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use tokio::time::{interval, sleep};
 use tracing::warn;
 
 use super::Node;
+use super::offer::Heads;
 use super::placement::Placement;
-use super::sync::{Heads, offer};
-use crate::model::NodeId;
+use crate::model::{Key, NodeId, SlotSet};
 
 /// How long what has been handed over stays, for readers that still go by the former table.
 const GRACE: Duration = Duration::from_secs(1);
@@ -51,9 +51,11 @@ pub(super) async fn sweep(node: Node) {
     }
 }
 
-/// Offers what is not this node's to the owners once more and drops it. False if an owner did not take it, or the table has
-/// changed.
+/// Offers what is not this node's to the owners once more and drops what all of them have. False if that is not everything, or
+/// the table has changed.
 async fn hand_over(node: &Node, placement: &Placement) -> bool {
+    let mut away: BTreeSet<&NodeId> = BTreeSet::new();
+    let mut is_all_taken = true;
     for shard in 0..node.0.store.shards() {
         let foreign = node.0.store.versions_in(shard, |slot| !placement.owns(slot), node.now_ms());
         let mut by_owner: BTreeMap<&NodeId, Heads> = BTreeMap::new();
@@ -62,20 +64,34 @@ async fn hand_over(node: &Node, placement: &Placement) -> bool {
                 by_owner.entry(owner).or_default().push((key.clone(), *version));
             }
         }
+        let (mut postponed, mut left_out) = (SlotSet::empty(), HashSet::new());
         for (owner, heads) in by_owner {
-            if let Err(error) = offer(node, owner, &heads).await {
-                warn!(%owner, %error, "an owner does not take what it should have; trying again");
-                return false;
+            if !away.contains(owner) {
+                match node.offer(owner, &heads).await {
+                    Ok(offered) => {
+                        postponed.add(&offered.postponed);
+                        left_out.extend(offered.left_out);
+                        continue;
+                    }
+                    Err(error) => {
+                        warn!(%owner, %error, "an owner does not take what it should have; trying again");
+                        away.insert(owner);
+                    }
+                }
             }
+            postponed.add(&heads.iter().map(|(key, _)| key.slot()).collect());
         }
         if node.ring().fingerprint() != placement.ring.fingerprint() {
             return false;
         }
-        for (key, version) in foreign {
+        is_all_taken &= postponed.is_empty();
+        // What an owner cannot take stays where it is.
+        let is_taken = |key: &Key| !postponed.contains(key.slot()) && !left_out.contains(key);
+        for (key, version) in foreign.into_iter().filter(|(key, _)| is_taken(key)) {
             node.0.store.remove_version(&key, version);
         }
     }
-    true
+    is_all_taken
 }
 
 /// A deliberate fault: drops what nobody has acknowledged.

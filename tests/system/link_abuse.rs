@@ -66,6 +66,55 @@ fn a_head_that_makes_no_sense_closes_the_link() {
     expect_closed(&cluster, &[header(4, 4), vec![0xfa; 4]].concat(), "an unreadable head");
 }
 
+/// An entry of one byte, as it travels in a list of records; bincode's numbers below 251 are one byte.
+fn record(key: &str, version: u64, content_type: &str) -> Vec<u8> {
+    let time = [&[253], &version.to_le_bytes()[..]].concat();
+    let length = [&[251], &(content_type.len() as u16).to_le_bytes()[..]].concat();
+    let key = [&[key.len() as u8], key.as_bytes()].concat();
+    [key, time, vec![7], vec![0, 0, 1], length, content_type.into(), vec![1]].concat()
+}
+
+/// Has the node keep these records, and waits until it says that it does.
+fn sync(stream: &mut TcpStream, records: &[Vec<u8>]) {
+    let head = [vec![3, records.len() as u8], records.concat()].concat();
+    let values = vec![b'v'; records.len()];
+    let frame = [header((head.len() + values.len()) as u32, head.len() as u32), head, values].concat();
+    stream.write_all(&frame).expect("it is sent");
+    let mut answer = [0; 16];
+    stream.read_exact(&mut answer).expect("an answer");
+    let mut body = vec![0; u32::from_le_bytes([answer[0], answer[1], answer[2], answer[3]]) as usize];
+    stream.read_exact(&mut body).expect("the rest");
+    // That they are held, none in a newer version.
+    assert_eq!((body.first(), body.last()), (Some(&2), Some(&0)), "{body:?}");
+}
+
+#[test]
+fn a_record_of_a_peer_that_is_over_a_bound_is_refused_alone() {
+    let cluster = Cluster::start(1);
+    let mut stream = upgraded(&cluster[1]);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock");
+    let version = (now.as_millis() as u64) << 16;
+    let (short, long) = ("a/b", "x".repeat(60_000));
+    sync(&mut stream, &[record("first", version, short), record("changed", version, short)]);
+    let newer = version + 1;
+    sync(
+        &mut stream,
+        &[record("second", newer, short), record("changed", newer, &long), record("third", newer, short)],
+    );
+    let at = |key: &str| cluster[1].get(&format!("/internal/cache/{key}"));
+    for key in ["first", "second", "third"] {
+        assert_eq!(at(key).expect(200)["value"], "v", "{key}");
+    }
+    // It is not kept, and what was there before is not the newest any more.
+    assert_eq!(at("changed").status, 404);
+    let text = cluster[1].get("/metrics").text();
+    assert!(text.contains("\nshoal_link_refused_total{node=\"n1\"} 1\n"), "{text}");
+    let message = "refused what a peer sent; more like it are counted, not logged, for a minute";
+    let told = || cluster[1].log().with_message(message);
+    cluster.wait_until("it is told", PATIENCE, || !told().is_empty());
+    assert_eq!(told()[0]["reason"], "the Content-Type has 60000 bytes: at most 256 are accepted");
+}
+
 #[test]
 fn random_bytes_close_the_link_and_the_node_goes_on() {
     let cluster = Cluster::start(2);

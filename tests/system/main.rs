@@ -22,6 +22,7 @@ mod link_abuse;
 mod moving;
 mod namespace;
 mod node;
+mod poison;
 mod process;
 mod proxy;
 mod refusals;

@@ -119,7 +119,7 @@ async fn links_move_to_the_first_secret_and_no_call_fails() {
             tokio::spawn(async move {
                 let mut early = BytesMut::new();
                 answered.admit(&mut stream, &mut early).await.unwrap();
-                serve(stream, &early, false, Arc::new(Echo), &config, &metrics()).await
+                serve(stream, &early, lane(false), Arc::new(Echo), &config, &metrics()).await
             });
         }
     });
