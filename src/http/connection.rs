@@ -20,7 +20,7 @@ use super::limits::{Door, Doors, Gauge, Held, Limits};
 use super::watched::{Watch, Watched};
 use super::{Caller, Complaint, Edge};
 use crate::net::{TcpListener, TcpStream, first_byte, task};
-use crate::security::{self, Stream};
+use crate::security::{self, Session, Stream};
 use crate::telemetry::Limit;
 
 /// How long open connections may finish what they began when the node stops.
@@ -102,8 +102,8 @@ async fn turn_away(mut stream: TcpStream, error: &ApiError) {
 async fn serve(stream: TcpStream, from: SocketAddr, door: Door, edge: Edge, router: axum::Router) {
     // Fails on a connection that is already gone, which the first read then says.
     let _ = stream.set_nodelay(true);
-    let Some(stream) = secured(stream, from, &edge).await else { return };
-    let caller = Caller { address: from, door: Arc::new(door) };
+    let Some((stream, session)) = secured(stream, from, &edge).await else { return };
+    let caller = Caller { address: from, session: session.map(Arc::new), door: Arc::new(door) };
     let limits = &edge.config.limits;
     let watch = Watch::new(edge.node.metrics().clone());
     let service = service_fn(|request| super::answer(&edge, &router, &caller, &watch, request));
@@ -142,8 +142,8 @@ fn parser(limits: &Limits) -> http1::Builder {
 }
 
 /// The connection under TLS, if that is spoken here.
-async fn secured(mut stream: TcpStream, from: SocketAddr, edge: &Edge) -> Option<Stream> {
-    let Some(tls) = &edge.tls else { return Some(Stream::Plain(stream)) };
+async fn secured(mut stream: TcpStream, from: SocketAddr, edge: &Edge) -> Option<(Stream, Option<Session>)> {
+    let Some(tls) = &edge.tls else { return Some((Stream::Plain(stream), None)) };
     let patience = edge.config.limits.head_timeout;
     match timeout(patience, first_byte(&mut stream)).await {
         Ok(Ok(Some(security::FIRST_BYTE))) => {}
@@ -156,7 +156,7 @@ async fn secured(mut stream: TcpStream, from: SocketAddr, edge: &Edge) -> Option
         _ => return None,
     }
     match timeout(patience, tls.accept(stream)).await {
-        Ok(Ok(stream)) => Some(stream),
+        Ok(Ok((stream, session))) => Some((stream, Some(session))),
         Ok(Err(error)) => {
             edge.node.metrics().refuse(Limit::NotTls);
             if edge.complaints.is_due(Complaint::Tls) {

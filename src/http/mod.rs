@@ -48,7 +48,7 @@ use self::watched::Watch;
 use crate::link::{LinkConfig, Refused};
 use crate::net::TcpListener;
 use crate::node::Node;
-use crate::security::{self, Security, Tls};
+use crate::security::{self, Security, Session, Tls};
 use crate::telemetry::{Limit, Seldom};
 
 /// Where clients find keys.
@@ -187,6 +187,8 @@ fn router(edge: Edge) -> Router {
 enum Complaint {
     /// A link was refused, for a reason of this kind.
     Refused(Discriminant<Refused>),
+    /// A link was asked for by another protocol.
+    Protocol,
     /// A link's proof was missing or wrong.
     Unproved,
     /// A handshake of TLS failed.
@@ -201,6 +203,8 @@ enum Complaint {
 #[derive(Clone)]
 struct Caller {
     address: SocketAddr,
+    /// Of TLS, if that is spoken.
+    session: Option<Arc<Session>>,
     #[expect(dead_code, reason = "counts the connection for as long as anybody has it")]
     door: Arc<Door>,
 }

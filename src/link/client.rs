@@ -13,9 +13,10 @@ use tokio::time::{Duration, Instant, sleep, timeout, timeout_at};
 use super::connection::{Connection, Replied};
 use super::life::Life;
 use super::message::{Reply, Request};
+use super::party::Called;
 use super::upgrade::upgrade;
 use super::{BULK_BYTES, CONNECT_TIMEOUT, LATENESS, Lane, LinkConfig, LinkError, SILENCE};
-use crate::model::mix;
+use crate::model::{NodeId, mix};
 use crate::net::spawn;
 use crate::security::KeyId;
 use crate::telemetry::Metrics;
@@ -37,27 +38,28 @@ impl Pool {
         Pool { config: Arc::new(config), metrics, peers: RwLock::default() }
     }
 
-    /// Asks the node at `address` and waits for its reply until `deadline`; a request about keys fails as soon as the node is
-    /// found silent.
+    /// Asks the node that is called, a member or whoever is at an address, and waits for its reply until `deadline`; a request
+    /// about keys fails as soon as the node is found silent.
     ///
     /// # Errors
     /// See [`LinkError`]: each says whether the request may have been done.
-    pub async fn call(
+    pub async fn call<'a>(
         &self,
-        address: SocketAddr,
+        called: impl Into<Called<'a>>,
         request: &Request,
         values: &[Bytes],
         deadline: Instant,
     ) -> Result<Replied, LinkError> {
-        let peer = self.peer(address);
+        let called = called.into();
+        let peer = self.peer(called.address);
         let long = values.iter().map(Bytes::len).sum::<usize>() > BULK_BYTES;
         if !long && !is_bulk(request) {
-            let (reply, value) = self.ask(&peer, Lane::Requests, request, values, deadline).await?;
+            let (reply, value) = self.ask(&peer, called, Lane::Requests, request, values, deadline).await?;
             if reply != Reply::AskBulk {
                 return Ok((reply, value));
             }
         }
-        self.ask(&peer, Lane::Bulk, request, values, deadline).await
+        self.ask(&peer, called, Lane::Bulk, request, values, deadline).await
     }
 
     /// Drops the connections to all but these peers.
@@ -122,6 +124,7 @@ impl Pool {
     async fn ask(
         &self,
         peer: &Peer,
+        called: Called<'_>,
         lane: Lane,
         request: &Request,
         values: &[Bytes],
@@ -132,10 +135,10 @@ impl Pool {
             return Err(LinkError::unreachable(peer.address, "it was silent a moment ago"));
         }
         let connection = match peer.lines[lane as usize].open() {
-            Some(connection) => connection,
-            None => {
+            Some(connection) if connection.leads_to(called) => connection,
+            _ => {
                 // On a task of its own: a caller that gives up must not take the connection from those behind it.
-                let connecting = spawn(self.connect(peer, lane));
+                let connecting = spawn(self.connect(peer, called, lane));
                 let connected = peer.attend(connecting, patient, deadline).await?;
                 connected.map_err(|_| LinkError::Broken(peer.address))??
             }
@@ -147,10 +150,12 @@ impl Pool {
     fn connect(
         &self,
         peer: &Peer,
+        called: Called<'_>,
         lane: Lane,
     ) -> impl Future<Output = Result<Arc<Connection>, LinkError>> + Send + use<> {
         let (line, life) = (peer.lines[lane as usize].clone(), peer.life.clone());
-        line.connect(peer.address, lane, life, self.config.clone(), self.metrics.clone())
+        let (node_id, config, metrics) = (called.node_id.cloned(), self.config.clone(), self.metrics.clone());
+        line.connect(called.address, node_id, lane, life, config, metrics)
     }
 }
 
@@ -249,19 +254,21 @@ impl Line {
     async fn connect(
         self: Arc<Self>,
         address: SocketAddr,
+        node_id: Option<NodeId>,
         lane: Lane,
         life: Arc<Life>,
         config: Arc<LinkConfig>,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Connection>, LinkError> {
+        let called = Called { address, node_id: node_id.as_ref() };
         let mut failing = self.failing.lock().await;
-        if let Some(connection) = self.open() {
+        if let Some(connection) = self.open().filter(|connection| connection.leads_to(called)) {
             return Ok(connection);
         }
         if let Some(failed) = failing.as_ref().filter(|failed| Instant::now() < failed.until) {
             return Err(failed.error.clone());
         }
-        let upgraded = match timeout(CONNECT_TIMEOUT, upgrade(address, lane, &config)).await {
+        let upgraded = match timeout(CONNECT_TIMEOUT, upgrade(called, lane, &config)).await {
             Ok(upgraded) => upgraded,
             Err(_) => Err(LinkError::unreachable(
                 address,
@@ -269,10 +276,13 @@ impl Line {
             )),
         };
         match upgraded {
-            Ok((stream, early, key)) => {
+            Ok(upgraded) => {
                 metrics.link_connects.inc();
-                let connection = Connection::start(address, stream, early, key, life, &config, &metrics);
-                self.current.store(Some(connection.clone()));
+                let connection = Connection::start(address, upgraded, life, &config, &metrics);
+                if let Some(other) = self.current.swap(Some(connection.clone())) {
+                    // It has closed, or leads to another node than the one that is at this address now.
+                    other.close();
+                }
                 *failing = None;
                 Ok(connection)
             }

@@ -13,10 +13,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::frame::{self, Frame, FrameError};
+use super::frame::{Frame, FrameError};
+use super::handshake::Seals;
 use super::message::{Outcome, Refusal, Reply, Request};
+use super::record::{Inbox, Outbox};
 use super::{BULK_BYTES, LinkConfig};
 use crate::net::spawn_vital;
+use crate::security::Sealer;
 use crate::telemetry::Metrics;
 
 /// Requests of one connection that may be waiting for something at a time.
@@ -46,7 +49,7 @@ pub enum Answer {
 type Finished = (u32, Option<(Reply, Vec<Bytes>)>);
 
 /// Serves one upgraded connection, whose asking end has proved itself, until it closes. `early` is what arrived together
-/// with the upgrade request; `bulk` tells that long answers belong here.
+/// with the upgrade request; `bulk` tells that long answers belong here; `seals` are what the proofs led to.
 ///
 /// # Errors
 /// A sentence saying why the connection was closed, if the peer violated the protocol or vanished in mid-frame.
@@ -55,6 +58,7 @@ pub async fn serve<S>(
     early: &[u8],
     bulk: bool,
     service: Arc<dyn Service>,
+    seals: Seals,
     config: &LinkConfig,
     metrics: &Metrics,
 ) -> Result<(), String>
@@ -62,12 +66,14 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (later, mut finished) = mpsc::channel(LATER_MAX);
-    let mut connection = Serving { service, bulk, later, waiting: 0, out: BytesMut::with_capacity(16 << 10) };
+    let (sealer, opener) = seals.unzip();
+    let mut inbox = Inbox::new(opener, config.frame_bytes_max());
+    let out = Outbox::new(sealer.is_some());
+    let mut connection = Serving { service, bulk, later, waiting: 0, sealer, out };
     let mut buffer = BytesMut::with_capacity(16 << 10);
     buffer.extend_from_slice(early);
     loop {
-        let bytes_max = config.frame_bytes_max();
-        while connection.serve_some(&mut buffer, bytes_max).map_err(|error| error.to_string())? {
+        while connection.serve_some(&mut buffer, &mut inbox).map_err(|error| error.to_string())? {
             connection.flush(&mut stream, metrics).await?;
         }
         while let Ok(one) = finished.try_recv() {
@@ -93,13 +99,14 @@ struct Serving {
     bulk: bool,
     later: mpsc::Sender<Finished>,
     waiting: usize,
-    out: BytesMut,
+    sealer: Option<Sealer>,
+    out: Outbox,
 }
 
 impl Serving {
     /// Serves the whole frames in `buffer`. True if it stopped before the last because enough is to be written.
-    fn serve_some(&mut self, buffer: &mut BytesMut, bytes_max: usize) -> Result<bool, FrameError> {
-        while let Some(request) = frame::decode::<Request>(buffer, bytes_max)? {
+    fn serve_some(&mut self, buffer: &mut BytesMut, inbox: &mut Inbox) -> Result<bool, FrameError> {
+        while let Some(request) = inbox.next::<Request>(buffer)? {
             self.serve_one(request);
             if self.out.len() >= OUT_BYTES_MAX {
                 return Ok(true);
@@ -137,9 +144,9 @@ impl Serving {
     fn answer(&mut self, id: u32, reply: &Reply, values: &[Bytes]) {
         let bulky = !self.bulk && values.iter().map(Bytes::len).sum::<usize>() > BULK_BYTES;
         let (reply, values) = if bulky { (&Reply::AskBulk, &[][..]) } else { (reply, values) };
-        if !frame::encode(&mut self.out, id, 0, reply, values) {
+        if !self.out.push(id, 0, reply, values) {
             let refusal = Refusal::TooLarge("the answer is too long for a frame".into());
-            frame::encode(&mut self.out, id, 0, &Reply::One(Outcome::Refused(refusal)), &[]);
+            self.out.push(id, 0, &Reply::One(Outcome::Refused(refusal)), &[]);
         }
     }
 
@@ -151,9 +158,10 @@ impl Serving {
         if self.out.is_empty() {
             return Ok(());
         }
-        metrics.link_sent_bytes.inc_by(self.out.len() as u64);
+        let bytes = self.out.seal(self.sealer.as_mut()).map_err(|error| error.to_string())?;
+        metrics.link_sent_bytes.inc_by(bytes.len() as u64);
         let writing = async {
-            stream.write_all(&self.out).await?;
+            stream.write_all(bytes).await?;
             // Under TLS, what was written may still wait.
             stream.flush().await
         };
@@ -163,9 +171,6 @@ impl Serving {
             Err(_) => return Err(format!("the peer took no answers for {} s", WRITE_TIMEOUT.as_secs())),
         }
         self.out.clear();
-        if self.out.capacity() > 1 << 20 {
-            self.out = BytesMut::with_capacity(16 << 10);
-        }
         Ok(())
     }
 }

@@ -37,10 +37,10 @@ impl Node {
             return Copied::Failed;
         };
         let request = request(heads);
-        let mut reply = self.0.links.call(address, &request, &values, deadline).await;
+        let mut reply = self.0.links.call((member, address), &request, &values, deadline).await;
         if matches!(reply, Err(LinkError::Broken(_))) {
             // The process ended, or only the connection; a new one tells. Copies may come twice.
-            reply = self.0.links.call(address, &request, &values, deadline).await;
+            reply = self.0.links.call((member, address), &request, &values, deadline).await;
         }
         match reply {
             Ok((Reply::Copied { ring, stale }, _)) => Copied::Held { ring, stale },

@@ -142,9 +142,13 @@ async fn greet_seed(node: &Node, seed: &str, peers: &[SocketAddr]) -> Result<boo
     };
     let mut failed = None;
     for address in addresses.filter(|address| *address != node.0.address && !peers.contains(address)) {
-        if let Err(reason) = ask_for_call(node, address).await {
-            failed = Some(reason);
-            continue;
+        match ask_for_call(node, address).await {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(reason) => {
+                failed = Some(reason);
+                continue;
+            }
         }
         match pull(node, address).await {
             Ok(true) => {
@@ -158,18 +162,20 @@ async fn greet_seed(node: &Node, seed: &str, peers: &[SocketAddr]) -> Result<boo
     failed.map_or(Ok(false), Err)
 }
 
-/// Has the node at `address` call this one. A member that gossip reaches and no connection does would be in everybody's way.
-async fn ask_for_call(node: &Node, address: SocketAddr) -> Result<(), String> {
+/// Has the node at `address` call this one; false if it is this one. A member that gossip reaches and no connection does would
+/// be in everybody's way.
+async fn ask_for_call(node: &Node, address: SocketAddr) -> Result<bool, String> {
     let request = Request::CallBack { node_id: node.0.id.clone(), address: node.0.address };
     let deadline = Instant::now() + PULL_TIMEOUT;
     match node.0.links.call(address, &request, &[], deadline).await {
-        Ok((Reply::CalledBack(None), _)) => Ok(()),
+        Ok((Reply::CalledBack(None), _)) => Ok(true),
         Ok((Reply::CalledBack(Some(reason)), _)) => Err(format!(
             "{address} does not reach this node: {reason}. Other nodes have to reach {}, over TCP and UDP; if that is not \
              this node's address for them, set --advertise",
             node.0.address
         )),
         Ok(_) => Err(format!("{address} gave an answer that does not fit the question")),
+        Err(LinkError::Itself(_)) => Ok(false),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -180,7 +186,7 @@ pub(super) async fn call_back(node: &Node, node_id: &NodeId, address: SocketAddr
     node.0.links.forgive(address);
     let request = Request::Ping { clock: node.0.versions.latest() };
     let deadline = Instant::now() + CALL_TIMEOUT;
-    match node.0.links.call(address, &request, &[], deadline).await {
+    match node.0.links.call((node_id, address), &request, &[], deadline).await {
         Ok((Reply::Pong { node_id: other, .. }, _)) if other == *node_id => Ok(()),
         Ok((Reply::Pong { node_id: other, .. }, _)) => Err(format!("{other} answers at {address}")),
         Ok(_) => Err(format!("what answers at {address} is no node")),

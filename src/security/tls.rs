@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream, rustls};
 
 use super::files::{self, Access, FileError};
+use super::proof::Hash;
 use crate::net::TcpStream;
 
 /// First byte of every TLS connection: a handshake record.
@@ -71,19 +72,44 @@ impl Tls {
     ///
     /// # Errors
     /// When the other side does not speak TLS, or shows no certificate where one is wanted.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<Stream> {
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<(Stream, Session)> {
         let acceptor = self.ends.load().acceptor.clone();
-        Ok(Stream::Tls(Box::new(acceptor.accept(stream).await?.into())))
+        let stream = acceptor.accept(stream).await?;
+        let session = Session::new(stream.get_ref().1)?;
+        Ok((Stream::Tls(Box::new(stream.into())), session))
     }
 
     /// The asking end of the handshake, with the peer at `address`.
     ///
     /// # Errors
     /// When it is no peer, or does not speak TLS.
-    pub async fn connect(&self, stream: TcpStream, address: SocketAddr) -> io::Result<Stream> {
+    pub async fn connect(&self, stream: TcpStream, address: SocketAddr) -> io::Result<(Stream, Session)> {
         let connector = self.ends.load().connector.clone();
         let name = self.config.server_name.clone().unwrap_or_else(|| ServerName::from(address.ip()));
-        Ok(Stream::Tls(Box::new(connector.connect(name, stream).await?.into())))
+        let stream = connector.connect(name, stream).await?;
+        let session = Session::new(stream.get_ref().1)?;
+        Ok((Stream::Tls(Box::new(stream.into())), session))
+    }
+}
+
+/// What is known of one TLS connection.
+#[derive(Debug)]
+pub struct Session {
+    channel: Hash,
+}
+
+impl Session {
+    fn new<D>(connection: &rustls::ConnectionCommon<D>) -> io::Result<Session> {
+        // RFC 9266, section 2.
+        let channel =
+            connection.export_keying_material(Hash::default(), b"EXPORTER-Channel-Binding", Some(b""));
+        Ok(Session { channel: channel.map_err(io::Error::other)? })
+    }
+
+    /// What only the two ends of this connection know, so that a proof made of it is for this connection alone.
+    #[must_use]
+    pub fn channel(&self) -> &Hash {
+        &self.channel
     }
 }
 

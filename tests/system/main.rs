@@ -22,6 +22,7 @@ mod node;
 mod process;
 mod proxy;
 mod refusals;
+mod relay;
 mod replication;
 mod secret;
 mod split;
