@@ -23,7 +23,7 @@ use crate::net::{TcpListener, TcpStream, first_byte, task};
 use crate::security::{self, Session, Stream};
 use crate::telemetry::Limit;
 
-/// How long open connections may finish what they began when the node stops.
+/// How long open connections may finish what they began when the node stops, or no longer accepts who has them.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one that is turned away may take to read why, and how many may at a time.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -113,6 +113,7 @@ async fn serve(stream: TcpStream, from: SocketAddr, door: Door, edge: Edge, rout
     // Looked at four times in the shortest time that there is for anything.
     let pause = limits.head_timeout.min(limits.body_timeout).min(limits.idle_timeout) / 4;
     let mut seen = watch.see();
+    let mut disowned = std::pin::pin!(edge.until_disowned(&caller));
     let served = loop {
         tokio::select! {
             biased;
@@ -120,6 +121,14 @@ async fn serve(stream: TcpStream, from: SocketAddr, door: Door, edge: Edge, rout
             () = edge.stopping.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 break connection.await;
+            }
+            () = disowned.as_mut() => {
+                // It may finish what it has begun, but a stream of events would never be finished.
+                connection.as_mut().graceful_shutdown();
+                match timeout(STOP_TIMEOUT, connection.as_mut()).await {
+                    Ok(served) => break served,
+                    Err(_) => return debug!(peer = %from, "closed a connection: the authority of its certificate was removed"),
+                }
             }
             () = sleep(pause) => watch.look(&mut seen, limits),
         }

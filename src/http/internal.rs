@@ -163,6 +163,7 @@ async fn run_link(
         biased;
         () = edge.stopping.cancelled() => {}
         () = link::until_revoked(&edge.link, answered.key) => close("its secret was removed".into()),
+        () = edge.until_disowned(&caller) => close("the authority of its certificate was removed".into()),
         served = serving => if let Err(reason) = served {
             close(reason);
         },

@@ -110,6 +110,14 @@ impl std::ops::Deref for Edge {
 }
 
 impl Edge {
+    /// Returns once the certificate that the caller showed is of no authority that is accepted.
+    async fn until_disowned(&self, caller: &Caller) {
+        match self.tls.as_ref().zip(caller.session.as_ref()) {
+            Some((tls, session)) => tls.until_disowned(session).await,
+            None => std::future::pending().await,
+        }
+    }
+
     fn count_failure(&self, status: StatusCode) {
         let metrics = self.node.metrics();
         match status {

@@ -25,7 +25,7 @@ use super::record::{Inbox, Outbox};
 use super::upgrade::Upgraded;
 use super::{BULK_BYTES, LinkConfig, LinkError, OUTSTANDING_MAX, QUEUED_BYTES_MAX};
 use crate::net::spawn_vital;
-use crate::security::{KeyId, Sealer, Stream};
+use crate::security::{KeyId, Sealer, Session, Stream, Tls};
 use crate::telemetry::Metrics;
 
 /// How often the writer lets others go first while that brings more requests. A round is one look at what is ready, so this
@@ -45,6 +45,8 @@ pub(super) struct Connection {
     key: Option<KeyId>,
     /// Who has proved to be at the other end.
     peer: Option<Party>,
+    /// The TLS connection below.
+    session: Option<Session>,
     queue: Mutex<Queue>,
     /// Wakes the writer.
     wake: Notify,
@@ -69,7 +71,7 @@ impl Connection {
         config: &LinkConfig,
         metrics: &Arc<Metrics>,
     ) -> Arc<Connection> {
-        let Upgraded { stream, early, proved } = upgraded;
+        let Upgraded { stream, early, session, proved } = upgraded;
         let (key, peer, seals) = match proved {
             Some(proved) => (Some(proved.key), Some(proved.peer), proved.seals),
             None => (None, None, None),
@@ -80,6 +82,7 @@ impl Connection {
             address,
             key,
             peer,
+            session,
             queue: Mutex::new(Queue { out, last_id: 0, outstanding: BTreeMap::new() }),
             wake: Notify::new(),
             closed: CancellationToken::new(),
@@ -111,6 +114,11 @@ impl Connection {
     /// The secret that both ends have proved to hold.
     pub(super) fn key(&self) -> Option<KeyId> {
         self.key
+    }
+
+    /// Whether a connection that is made now would rest on the same certificates, and these are accepted.
+    pub(super) fn is_current(&self, tls: &Tls) -> bool {
+        self.session.as_ref().is_none_or(|session| tls.is_current(session))
     }
 
     /// Closes once nothing is under way any more. Nobody is to be given this connection any longer.

@@ -11,6 +11,7 @@ mod frame;
 pub(crate) mod fuzz;
 mod handshake;
 mod life;
+mod line;
 mod message;
 mod party;
 mod record;

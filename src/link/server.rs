@@ -4,6 +4,7 @@
 //! read: a peer that does not take its answers is not given more work.
 
 use std::future::Future;
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,6 +88,8 @@ where
                 Ok(0) if buffer.is_empty() => return Ok(()),
                 Ok(0) => return Err("the peer closed the connection within a frame".into()),
                 Ok(bytes) => metrics.link_received_bytes.inc_by(bytes as u64),
+                // Under TLS, a connection that was dropped without a word; there is none to say between frames.
+                Err(error) if buffer.is_empty() && error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
                 Err(error) => return Err(error.to_string()),
             },
             Some(one) = finished.recv() => connection.finish(one),

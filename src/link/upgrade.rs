@@ -21,6 +21,8 @@ pub(super) struct Upgraded {
     pub(super) stream: Stream,
     /// What arrived on it already.
     pub(super) early: BytesMut,
+    /// The TLS connection below.
+    pub(super) session: Option<Session>,
     /// What the other end has proved, if there is a secret.
     pub(super) proved: Option<Proved>,
 }
@@ -89,7 +91,7 @@ pub(super) async fn upgrade(
         stream.write_all(&proved.shown).await.map_err(failed)?;
         stream.flush().await.map_err(failed)?;
     }
-    Ok(Upgraded { stream, early: response, proved })
+    Ok(Upgraded { stream, early: response, session, proved })
 }
 
 /// What the answer's body says, if it is an error in the interface's shape.

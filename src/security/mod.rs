@@ -11,6 +11,8 @@ mod proof;
 mod replay;
 mod seal;
 mod secret;
+mod session;
+mod stream;
 mod tls;
 
 use std::fmt;
@@ -29,7 +31,9 @@ pub use self::proof::{Call, Hash, PROOF_HEADER, ProofError, bytes, hash, text};
 pub use self::replay::{Replays, Stale, WINDOW_MS};
 pub use self::seal::{NotSealed, Opener, Sealer, TAG_BYTES};
 pub use self::secret::{KeyId, Keyring, Keys, Secret, SecretError};
-pub use self::tls::{ClientTls, FIRST_BYTE, Session, Stream, Tls, TlsConfig};
+pub use self::session::Session;
+pub use self::stream::Stream;
+pub use self::tls::{ClientTls, FIRST_BYTE, Tls, TlsConfig};
 
 /// The secrets in use, now and whenever they change; none if the cluster has none, which does not change.
 pub type SharedKeyring = Option<watch::Receiver<Arc<Keyring>>>;

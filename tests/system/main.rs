@@ -4,6 +4,7 @@
 //! Every wait has a deadline, and a sleep stands only where the scenario is a duration.
 
 mod access;
+mod authorities;
 mod cluster;
 mod command_line;
 mod conditional;

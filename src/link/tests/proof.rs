@@ -324,7 +324,7 @@ async fn links_move_to_the_first_secret_and_no_call_fails() {
     let pool = Arc::new(Pool::new(ours, metrics()));
     let following = tokio::spawn({
         let pool = pool.clone();
-        async move { pool.follow_keyring().await }
+        async move { pool.follow_security().await }
     });
     pool.call(peer, &get("a"), &[], soon()).await.unwrap();
     let both = Keyring::parse(&format!("{new}\n{old}")).unwrap();
