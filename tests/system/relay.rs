@@ -6,8 +6,11 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, ServerConnection, StreamOwned};
 use shoal::link::{RecordHead, RecordKind, Reply, Request};
 use shoal::model::Version;
+use tokio_rustls::rustls;
 
 use crate::cluster::Cluster;
 use crate::datagrams::metric;
@@ -16,6 +19,7 @@ use crate::http;
 use crate::node::Node;
 use crate::process::{PATIENCE, poll};
 use crate::proxy::{Proxy, bind_both};
+use crate::tls::{Authority, strs};
 
 /// How long a node may take to say anything to a frame.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
@@ -38,7 +42,7 @@ fn replace_field(head: &str, name: &str, value: Option<&str>) -> String {
     kept.map(ToString::to_string).chain(added).map(|line| line + "\r\n").collect::<String>() + "\r\n"
 }
 
-fn read_head(stream: &mut TcpStream) -> io::Result<String> {
+fn read_head(stream: &mut impl Read) -> io::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -48,26 +52,33 @@ fn read_head(stream: &mut TcpStream) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&head).into_owned())
 }
 
-/// Has the two ends prove themselves to each other, and gives both connections if both are content.
-fn relay(mut asking: TcpStream, to: SocketAddr, change: Change) -> io::Result<(TcpStream, TcpStream)> {
-    asking.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    let head = read_head(&mut asking)?;
-    let mut answering = http::connect(to)?;
-    answering.write_all(change(&head, to).as_bytes())?;
-    let answer = read_head(&mut answering)?;
+/// Has the two ends prove themselves to each other; an error if one of them is not content.
+fn relay(
+    asking: &mut (impl Read + Write),
+    answering: &mut (impl Read + Write),
+    change: impl Fn(&str) -> String,
+) -> io::Result<()> {
+    let head = read_head(asking)?;
+    answering.write_all(change(&head).as_bytes())?;
+    let answer = read_head(answering)?;
     asking.write_all(answer.as_bytes())?;
     if !answer.starts_with("HTTP/1.1 101 ") {
         return Err(io::Error::other(answer));
     }
     let mut proof = [0; 32];
     asking.read_exact(&mut proof)?;
-    answering.write_all(&proof)?;
-    answering.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    Ok((asking, answering))
+    answering.write_all(&proof)
+}
+
+/// A connection to a node that answers soon or not at all.
+fn connect(to: SocketAddr) -> TcpStream {
+    let stream = http::connect(to).expect("a connection");
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT)).expect("a socket");
+    stream
 }
 
 /// Sends a request over a link, and waits for the reply and the value behind it.
-fn ask(stream: &mut TcpStream, request: &Request, value: &[u8]) -> io::Result<(Reply, Bytes)> {
+fn ask(stream: &mut (impl Read + Write), request: &Request, value: &[u8]) -> io::Result<(Reply, Bytes)> {
     let config = bincode::config::standard();
     let head = bincode::serde::encode_to_vec(request, config).map_err(io::Error::other)?;
     let header = [(head.len() + value.len()) as u32, 7, 1000, head.len() as u32];
@@ -122,14 +133,19 @@ fn expect_nothing_of_a_relay(nodes: usize, to: usize) {
     listener.set_nonblocking(true).expect("a socket");
     let (mut asked, started) = (0, Instant::now());
     while started.elapsed() < ASKED_FOR {
-        let Ok((asking, _)) = listener.accept() else {
+        let Ok((mut asking, _)) = listener.accept() else {
             std::thread::sleep(Duration::from_millis(2));
             continue;
         };
         asking.set_nonblocking(false).expect("a socket");
-        let relayed = relay(asking, cluster[to].address, CHANGES[asked % CHANGES.len()]);
+        asking.set_read_timeout(Some(ANSWER_TIMEOUT)).expect("a socket");
+        let (to, change) = (cluster[to].address, CHANGES[asked % CHANGES.len()]);
+        let mut answering = connect(to);
+        let relayed = relay(&mut asking, &mut answering, |head| change(head, to));
         asked += 1;
-        let Ok((asking, mut answering)) = relayed else { continue };
+        if relayed.is_err() {
+            continue;
+        }
         // Only now, or the other end would be told that the link is gone.
         drop(asking);
         let answered = abuse(&mut answering);
@@ -184,11 +200,10 @@ fn a_proved_link_takes_no_frame_that_its_peer_did_not_send() {
     let joining = Node::start("n2", &[&flags[..], &["--join", &join]].concat());
     let rejected = || metric(&cluster[1], "shoal_link_rejected_total");
     for round in 0..3 {
-        let (asking, _) = listener.accept().expect("it asks for a link");
-        let before = rejected();
+        let (mut asking, _) = listener.accept().expect("it asks for a link");
+        let (before, mut answering) = (rejected(), connect(cluster[1].address));
         // Whoever is at the address of a seed may be any member: here both ends are content.
-        let (mut asking, mut answering) =
-            relay(asking, cluster[1].address, CHANGES[0]).expect("both prove themselves");
+        relay(&mut asking, &mut answering, str::to_string).expect("both prove themselves");
         let mut sent = [0; 1024];
         let length = asking.read(&mut sent).expect("it asks something");
         match round {
@@ -204,4 +219,30 @@ fn a_proved_link_takes_no_frame_that_its_peer_did_not_send() {
     }
     drop(joining);
     assert_eq!(cluster[1].value("balance").as_deref(), Some("100"));
+}
+
+#[test]
+fn a_certificate_without_the_secret_relays_no_link() {
+    let (folder, authority) = (Folder::new(), Authority::new("ours"));
+    let flags = authority.equip(&folder);
+    let secret = folder.write("secret", &secret());
+    let flags = [&strs(&flags)[..], &["--cluster-secret-file", &secret]].concat();
+    let first = Node::start("n1", &flags);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let join = listener.local_addr().expect("it is bound").to_string();
+    let joining = Node::start("n2", &[&flags[..], &["--join", &join]].concat());
+    // One that ends TLS on both sides: it has a certificate by which it may be called at this address.
+    let server = Authority::server(authority.issue(&["127.0.0.1"]));
+    let client = authority.client(None);
+    for _ in 0..2 {
+        let (asking, _) = listener.accept().expect("it asks for a link");
+        let mut asking = StreamOwned::new(ServerConnection::new(server.clone()).expect("a server"), asking);
+        let name = ServerName::from(first.address.ip());
+        let connection = ClientConnection::new(client.clone(), name).expect("a client");
+        let mut answering = StreamOwned::new(connection, connect(first.address));
+        let relayed = relay(&mut asking, &mut answering, str::to_string);
+        assert!(relayed.is_err(), "{:?}", ask(&mut answering, &Request::Members, &[]));
+    }
+    let said = || joining.log().text().contains("its proof of the cluster secret is wrong");
+    assert!(poll(PATIENCE, said), "{}", joining.log().tail(5));
 }
