@@ -15,7 +15,7 @@ use tracing::info;
 use crate::config::{Config, default_id};
 use crate::gossip::{self, Identity};
 use crate::http;
-use crate::link::{LinkConfig, Pool};
+use crate::link::{LinkConfig, Party, Pool};
 use crate::model::NodeId;
 use crate::net::{TcpListener, UdpSocket, WallClock, spawn_vital};
 use crate::node::{Node, Stop};
@@ -119,6 +119,7 @@ pub fn start(
     let metrics = Metrics::new(&node_id);
     let identity = Identity::new(node_id, advertised, wall.now_ms(), random.random());
     info!(id = %identity.node_id, address = %advertised, "the node starts");
+    let me = Party { address: advertised, node_id: identity.node_id.clone(), boot: identity.boot };
     let mut tasks = JoinSet::new();
     let keyring = security.keyring();
     let (gossip, gossip_task) = gossip::start(
@@ -136,7 +137,9 @@ pub fn start(
     });
     let link = LinkConfig {
         cluster: config.gossip.cluster.clone(),
+        me,
         keyring: security.keyring(),
+        nonces: Arc::default(),
         tls: security.tls(),
         value_bytes_max: config.http.value_bytes_max,
         seed: config.gossip.seed,

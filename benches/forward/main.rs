@@ -42,9 +42,13 @@ fn main() -> Result<()> {
         Err(error) => println!("no row for nginx proxying to nginx: {error}"),
     }
     let other = flag("--other", String::new())?;
-    let other = if other.is_empty() { None } else { Some(Pair::start(&other, &[])?) };
-    if let Some(other) = &other {
-        subjects.extend(other.subjects("other "));
+    let mut others = Vec::new();
+    if !other.is_empty() {
+        for (name, flags) in [("other ", &[][..]), ("other sealed ", &files.secret_flags())] {
+            let pair = Pair::start(&other, flags)?;
+            subjects.extend(pair.subjects(name));
+            others.push(pair);
+        }
     }
 
     let only = flag("--only", String::new())?;
@@ -206,6 +210,8 @@ fn print_ratios(subjects: &[Subject]) {
         ("forwarded GET", "other forwarded GET"),
         ("local PUT", "other local PUT"),
         ("forwarded PUT", "other forwarded PUT"),
+        ("sealed forwarded GET", "other sealed forwarded GET"),
+        ("sealed forwarded PUT", "other sealed forwarded PUT"),
     ];
     let find = |name: &str| subjects.iter().find(|subject| subject.name == name);
     for (of, over) in pairs {

@@ -20,10 +20,10 @@ use super::limits::{Door, Doors, Gauge, Held, Limits};
 use super::watched::{Watch, Watched};
 use super::{Caller, Complaint, Edge};
 use crate::net::{TcpListener, TcpStream, first_byte, task};
-use crate::security::{self, Stream};
+use crate::security::{self, Session, Stream};
 use crate::telemetry::Limit;
 
-/// How long open connections may finish what they began when the node stops.
+/// How long open connections may finish what they began when the node stops, or no longer accepts who has them.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one that is turned away may take to read why, and how many may at a time.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -102,8 +102,8 @@ async fn turn_away(mut stream: TcpStream, error: &ApiError) {
 async fn serve(stream: TcpStream, from: SocketAddr, door: Door, edge: Edge, router: axum::Router) {
     // Fails on a connection that is already gone, which the first read then says.
     let _ = stream.set_nodelay(true);
-    let Some(stream) = secured(stream, from, &edge).await else { return };
-    let caller = Caller { address: from, door: Arc::new(door) };
+    let Some((stream, session)) = secured(stream, from, &edge).await else { return };
+    let caller = Caller { address: from, session: session.map(Arc::new), door: Arc::new(door) };
     let limits = &edge.config.limits;
     let watch = Watch::new(edge.node.metrics().clone());
     let service = service_fn(|request| super::answer(&edge, &router, &caller, &watch, request));
@@ -113,6 +113,7 @@ async fn serve(stream: TcpStream, from: SocketAddr, door: Door, edge: Edge, rout
     // Looked at four times in the shortest time that there is for anything.
     let pause = limits.head_timeout.min(limits.body_timeout).min(limits.idle_timeout) / 4;
     let mut seen = watch.see();
+    let mut disowned = std::pin::pin!(edge.until_disowned(&caller));
     let served = loop {
         tokio::select! {
             biased;
@@ -120,6 +121,14 @@ async fn serve(stream: TcpStream, from: SocketAddr, door: Door, edge: Edge, rout
             () = edge.stopping.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 break connection.await;
+            }
+            () = disowned.as_mut() => {
+                // It may finish what it has begun, but a stream of events would never be finished.
+                connection.as_mut().graceful_shutdown();
+                match timeout(STOP_TIMEOUT, connection.as_mut()).await {
+                    Ok(served) => break served,
+                    Err(_) => return debug!(peer = %from, "closed a connection: the authority of its certificate was removed"),
+                }
             }
             () = sleep(pause) => watch.look(&mut seen, limits),
         }
@@ -142,8 +151,8 @@ fn parser(limits: &Limits) -> http1::Builder {
 }
 
 /// The connection under TLS, if that is spoken here.
-async fn secured(mut stream: TcpStream, from: SocketAddr, edge: &Edge) -> Option<Stream> {
-    let Some(tls) = &edge.tls else { return Some(Stream::Plain(stream)) };
+async fn secured(mut stream: TcpStream, from: SocketAddr, edge: &Edge) -> Option<(Stream, Option<Session>)> {
+    let Some(tls) = &edge.tls else { return Some((Stream::Plain(stream), None)) };
     let patience = edge.config.limits.head_timeout;
     match timeout(patience, first_byte(&mut stream)).await {
         Ok(Ok(Some(security::FIRST_BYTE))) => {}
@@ -156,7 +165,7 @@ async fn secured(mut stream: TcpStream, from: SocketAddr, edge: &Edge) -> Option
         _ => return None,
     }
     match timeout(patience, tls.accept(stream)).await {
-        Ok(Ok(stream)) => Some(stream),
+        Ok(Ok((stream, session))) => Some((stream, Some(session))),
         Ok(Err(error)) => {
             edge.node.metrics().refuse(Limit::NotTls);
             if edge.complaints.is_due(Complaint::Tls) {

@@ -102,19 +102,34 @@ pub(super) async fn upgrade(
     request: axum::extract::Request,
 ) -> Result<Response, ApiError> {
     let headers = request.headers();
-    if header(headers, UPGRADE.as_str()) != Some(link::PROTOCOL) || request.version() != Version::HTTP_11 {
-        return Err(ApiError::invalid(format!("this path takes only an upgrade to {}", link::PROTOCOL)));
+    let protocol = header(headers, UPGRADE.as_str());
+    if protocol != Some(link::PROTOCOL) || request.version() != Version::HTTP_11 {
+        let mut reason = format!("this path takes only an upgrade to {}", link::PROTOCOL);
+        if let Some(other) = protocol.filter(|protocol| protocol.starts_with(link::PROTOCOL_FAMILY)) {
+            reason = format!(
+                "this node speaks {}, not {other}: nodes of one cluster must run versions that link by the same protocol",
+                link::PROTOCOL
+            );
+            complain(&edge, &caller, Complaint::Protocol, &reason);
+        }
+        return Err(ApiError::invalid(reason));
     }
     let lane =
         if header(headers, Lane::HEADER) == Some(Lane::Bulk.as_str()) { Lane::Bulk } else { Lane::Requests };
     let taken = edge.link.frame_bytes_taken(header(headers, link::FRAME_HEADER));
-    let answered = link::answer(&edge.link, lane, |name| header(headers, name)).map_err(|refused| {
-        complain(&edge, &caller, Complaint::Refused(discriminant(&refused)), &refused);
-        match refused {
-            Refused::Cluster { .. } | Refused::SecretNotWanted => ApiError::forbidden(refused.to_string()),
-            Refused::NoSecret | Refused::UnknownSecret(_) => ApiError::unauthorized(refused.to_string()),
-        }
-    })?;
+    let channel = caller.session.as_ref().map(|session| session.channel());
+    let answered =
+        link::answer(&edge.link, lane, channel, |name| header(headers, name)).map_err(|refused| {
+            complain(&edge, &caller, Complaint::Refused(discriminant(&refused)), &refused);
+            match refused {
+                Refused::NoSecret | Refused::UnknownSecret(_) => ApiError::unauthorized(refused.to_string()),
+                Refused::Unnamed => ApiError::invalid(refused.to_string()),
+                Refused::Cluster { .. }
+                | Refused::SecretNotWanted
+                | Refused::NotCalled { .. }
+                | Refused::Itself => ApiError::forbidden(refused.to_string()),
+            }
+        })?;
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     response.headers_mut().insert(UPGRADE, HeaderValue::from_static(link::PROTOCOL));
@@ -150,19 +165,21 @@ async fn run_link(
     };
     let mut stream = parts.io.into_inner().into_inner();
     let mut early = BytesMut::from(&parts.read_buf[..]);
-    if let Err(reason) = answered.admit(&mut stream, &mut early).await {
-        return complain(&edge, &caller, Complaint::Unproved, &reason);
-    }
+    let seals = match answered.admit(&mut stream, &mut early).await {
+        Ok(seals) => seals,
+        Err(reason) => return complain(&edge, &caller, Complaint::Unproved, &reason),
+    };
     let close = |reason: String| {
         edge.node.metrics().link_rejected.inc();
         warn!(peer = %caller.address, reason, "closed a link");
     };
     let service = std::sync::Arc::new(edge.node.clone());
-    let serving = link::serve(stream, &early, lane, service, &edge.link, edge.node.metrics());
+    let serving = link::serve(stream, &early, lane, service, seals, &edge.link, edge.node.metrics());
     tokio::select! {
         biased;
         () = edge.stopping.cancelled() => {}
         () = link::until_revoked(&edge.link, answered.key) => close("its secret was removed".into()),
+        () = edge.until_disowned(&caller) => close("the authority of its certificate was removed".into()),
         served = serving => if let Err(reason) = served {
             close(reason);
         },

@@ -53,7 +53,7 @@ use self::watched::Watch;
 use crate::link::{LinkConfig, Refused};
 use crate::net::TcpListener;
 use crate::node::{Node, rfc3339};
-use crate::security::{self, Security, Tls};
+use crate::security::{self, Security, Session, Tls};
 use crate::telemetry::{Limit, Seldom};
 
 /// Where clients find keys.
@@ -120,6 +120,14 @@ impl std::ops::Deref for Edge {
 }
 
 impl Edge {
+    /// Returns once the certificate that the caller showed is of no authority that is accepted.
+    async fn until_disowned(&self, caller: &Caller) {
+        match self.tls.as_ref().zip(caller.session.as_ref()) {
+            Some((tls, session)) => tls.until_disowned(session).await,
+            None => std::future::pending().await,
+        }
+    }
+
     fn count_failure(&self, status: StatusCode) {
         let metrics = self.node.metrics();
         match status {
@@ -202,6 +210,8 @@ fn router(edge: Edge) -> Router {
 enum Complaint {
     /// A link was refused, for a reason of this kind.
     Refused(Discriminant<Refused>),
+    /// A link was asked for by another protocol.
+    Protocol,
     /// A link's proof was missing or wrong.
     Unproved,
     /// A handshake of TLS failed.
@@ -216,6 +226,8 @@ enum Complaint {
 #[derive(Clone)]
 struct Caller {
     address: SocketAddr,
+    /// Of TLS, if that is spoken.
+    session: Option<Arc<Session>>,
     #[expect(dead_code, reason = "counts the connection for as long as anybody has it")]
     door: Arc<Door>,
 }

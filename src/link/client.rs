@@ -5,23 +5,18 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use parking_lot::RwLock;
-use tokio::time::{Duration, Instant, sleep, timeout, timeout_at};
+use tokio::time::{Duration, Instant, sleep, timeout_at};
 
-use super::connection::{Bounds, Connection, Replied};
+use super::connection::{Connection, Replied};
 use super::life::Life;
+use super::line::Line;
 use super::message::{Reply, Request};
-use super::upgrade::upgrade;
+use super::party::Called;
 use super::{BULK_BYTES, CONNECT_TIMEOUT, LATENESS, Lane, LinkConfig, LinkError, SILENCE};
-use crate::model::mix;
 use crate::net::spawn;
-use crate::security::KeyId;
 use crate::telemetry::Metrics;
-
-/// The first wait after a failed connection; doubles up to the second, each shortened at random by up to half.
-const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)];
 
 /// The links of one node to all of its peers.
 pub struct Pool {
@@ -37,27 +32,28 @@ impl Pool {
         Pool { config: Arc::new(config), metrics, peers: RwLock::default() }
     }
 
-    /// Asks the node at `address` and waits for its reply until `deadline`; a request about keys fails as soon as the node is
-    /// found silent.
+    /// Asks the node that is called, a member or whoever is at an address, and waits for its reply until `deadline`; a request
+    /// about keys fails as soon as the node is found silent.
     ///
     /// # Errors
     /// See [`LinkError`]: each says whether the request may have been done.
-    pub async fn call(
+    pub async fn call<'a>(
         &self,
-        address: SocketAddr,
+        called: impl Into<Called<'a>>,
         request: &Request,
         values: &[Bytes],
         deadline: Instant,
     ) -> Result<Replied, LinkError> {
-        let peer = self.peer(address);
+        let called = called.into();
+        let peer = self.peer(called.address);
         let long = values.iter().map(Bytes::len).sum::<usize>() > BULK_BYTES;
         if !long && !is_bulk(request) {
-            match self.ask(&peer, Lane::Requests, request, values, deadline).await {
+            match self.ask(&peer, called, Lane::Requests, request, values, deadline).await {
                 Ok((Reply::AskBulk, _)) | Err(LinkError::TooLong) => {}
                 replied => return replied,
             }
         }
-        self.ask(&peer, Lane::Bulk, request, values, deadline).await
+        self.ask(&peer, called, Lane::Bulk, request, values, deadline).await
     }
 
     /// Drops the connections to all but these peers.
@@ -71,39 +67,47 @@ impl Pool {
         });
     }
 
-    /// Moves all links to the secret that is the first in the keyring, whenever that changes.
-    pub async fn follow_keyring(&self) {
+    /// Moves all links to the secret that is the first in the keyring, and to the certificates in force, whenever those change.
+    pub async fn follow_security(&self) {
+        tokio::join!(self.follow_keyring(), self.follow_tls());
+    }
+
+    async fn follow_keyring(&self) {
         let Some(mut keyring) = self.config.keyring.clone() else { return std::future::pending().await };
         // An error means that the node stops.
         while keyring.changed().await.is_ok() {
-            self.retire_all_but(keyring.borrow_and_update().first().id);
+            let is_outdated = |connection: &Connection| connection.key() != Some(keyring.borrow().first().id);
+            self.retire(is_outdated);
             // Once more for those that were being opened: that takes no longer.
             sleep(2 * CONNECT_TIMEOUT).await;
-            self.retire_all_but(keyring.borrow().first().id);
+            self.retire(is_outdated);
         }
     }
 
-    fn retire_all_but(&self, key: KeyId) {
+    /// A link rests on the certificates of both ends. Where this end's was renewed the link moves, too, so that nobody has to
+    /// cut it when the authority of the former one goes.
+    async fn follow_tls(&self) {
+        let Some(tls) = &self.config.tls else { return std::future::pending().await };
+        let mut reloads = tls.reloads();
+        while reloads.changed().await.is_ok() {
+            let is_outdated = |connection: &Connection| !connection.is_current(tls);
+            self.retire(is_outdated);
+            sleep(2 * CONNECT_TIMEOUT).await;
+            self.retire(is_outdated);
+        }
+    }
+
+    fn retire(&self, is_outdated: impl Fn(&Connection) -> bool) {
         let peers: Vec<_> = self.peers.read().values().cloned().collect();
         for line in peers.iter().flat_map(|peer| &peer.lines) {
-            let outdated = line.open().filter(|connection| connection.key() != Some(key));
-            if let Some(connection) = outdated {
-                // The next request opens another one; those under way finish on this one.
-                line.current.store(None);
-                spawn(connection.retire());
-            }
+            line.retire_if(&is_outdated);
         }
     }
 
     /// Forgets that the node at `address` could not be reached: there is news that it is up.
     pub fn forgive(&self, address: SocketAddr) {
         let Some(peer) = self.peers.read().get(&address).cloned() else { return };
-        for line in &peer.lines {
-            // Held by an attempt that is under way: that one sees for itself.
-            if let Ok(mut failing) = line.failing.try_lock() {
-                *failing = None;
-            }
-        }
+        peer.lines.iter().for_each(|line| line.forgive());
     }
 
     /// Whether anything has arrived from the node at `address` within that time. One that was not asked before counts as heard
@@ -122,6 +126,7 @@ impl Pool {
     async fn ask(
         &self,
         peer: &Peer,
+        called: Called<'_>,
         lane: Lane,
         request: &Request,
         values: &[Bytes],
@@ -132,10 +137,10 @@ impl Pool {
             return Err(LinkError::unreachable(peer.address, "it was silent a moment ago"));
         }
         let connection = match peer.lines[lane as usize].open() {
-            Some(connection) => connection,
-            None => {
+            Some(connection) if connection.leads_to(called) => connection,
+            _ => {
                 // On a task of its own: a caller that gives up must not take the connection from those behind it.
-                let connecting = spawn(self.connect(peer, lane));
+                let connecting = spawn(self.connect(peer, called, lane));
                 let connected = peer.attend(connecting, patient, deadline).await?;
                 connected.map_err(|_| LinkError::Broken(peer.address))??
             }
@@ -147,10 +152,12 @@ impl Pool {
     fn connect(
         &self,
         peer: &Peer,
+        called: Called<'_>,
         lane: Lane,
     ) -> impl Future<Output = Result<Arc<Connection>, LinkError>> + Send + use<> {
         let (line, life) = (peer.lines[lane as usize].clone(), peer.life.clone());
-        line.connect(peer.address, lane, life, self.config.clone(), self.metrics.clone())
+        let (node_id, config, metrics) = (called.node_id.cloned(), self.config.clone(), self.metrics.clone());
+        line.connect(called.address, node_id, lane, life, config, metrics)
     }
 }
 
@@ -220,74 +227,6 @@ impl Peer {
     }
 
     fn close(&self) {
-        for line in &self.lines {
-            if let Some(connection) = line.current.swap(None) {
-                connection.close();
-            }
-        }
-    }
-}
-
-/// One lane to one peer: the open connection, or the memory of failing to open one.
-#[derive(Debug, Default)]
-struct Line {
-    current: ArcSwapOption<Connection>,
-    failing: tokio::sync::Mutex<Option<Failing>>,
-}
-
-#[derive(Debug)]
-struct Failing {
-    until: Instant,
-    pause: Duration,
-    error: LinkError,
-}
-
-impl Line {
-    fn open(&self) -> Option<Arc<Connection>> {
-        self.current.load_full().filter(|connection| !connection.is_closed())
-    }
-
-    async fn connect(
-        self: Arc<Self>,
-        address: SocketAddr,
-        lane: Lane,
-        life: Arc<Life>,
-        config: Arc<LinkConfig>,
-        metrics: Arc<Metrics>,
-    ) -> Result<Arc<Connection>, LinkError> {
-        let mut failing = self.failing.lock().await;
-        if let Some(connection) = self.open() {
-            return Ok(connection);
-        }
-        if let Some(failed) = failing.as_ref().filter(|failed| Instant::now() < failed.until) {
-            return Err(failed.error.clone());
-        }
-        let upgraded = match timeout(CONNECT_TIMEOUT, upgrade(address, lane, &config)).await {
-            Ok(upgraded) => upgraded,
-            Err(_) => Err(LinkError::unreachable(
-                address,
-                format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
-            )),
-        };
-        match upgraded {
-            Ok((stream, early, key, taken)) => {
-                metrics.link_connects.inc();
-                let bounds = Bounds {
-                    taken: config.frame_bytes_max(),
-                    sent: if lane == Lane::Requests { BULK_BYTES } else { taken },
-                };
-                let connection = Connection::start(address, stream, early, key, life, bounds, &metrics);
-                self.current.store(Some(connection.clone()));
-                *failing = None;
-                Ok(connection)
-            }
-            Err(error) => {
-                let pause = failing.as_ref().map_or(BACKOFF[0], |failed| (failed.pause * 2).min(BACKOFF[1]));
-                let shortened = mix::mix(config.seed ^ u64::from(address.port()) ^ pause.as_millis() as u64);
-                let until = Instant::now() + pause.mul_f64(0.5 + (shortened % 512) as f64 / 1024.0);
-                *failing = Some(Failing { until, pause, error: error.clone() });
-                Err(error)
-            }
-        }
+        self.lines.iter().for_each(|line| line.close());
     }
 }

@@ -17,12 +17,15 @@ use tokio::time::{Duration, Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::frame::{self, Frame};
+use super::frame::{Frame, FrameError};
 use super::life::Life;
 use super::message::{Reply, Request};
+use super::party::{Called, Party};
+use super::record::{Inbox, Outbox};
+use super::upgrade::Upgraded;
 use super::{BULK_BYTES, LinkError, OUTSTANDING_MAX, QUEUED_BYTES_MAX};
 use crate::net::spawn_vital;
-use crate::security::{KeyId, Stream};
+use crate::security::{KeyId, Sealer, Session, Stream, Tls};
 use crate::telemetry::Metrics;
 
 /// How often the writer lets others go first while that brings more requests. A round is one look at what is ready, so this
@@ -40,6 +43,10 @@ pub(super) type Replied = (Reply, Bytes);
 pub(super) struct Connection {
     address: SocketAddr,
     key: Option<KeyId>,
+    /// Who has proved to be at the other end.
+    peer: Option<Party>,
+    /// The TLS connection below.
+    session: Option<Session>,
     queue: Mutex<Queue>,
     /// Wakes the writer.
     wake: Notify,
@@ -57,9 +64,9 @@ pub(super) struct Bounds {
     pub(super) sent: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Queue {
-    out: BytesMut,
+    out: Outbox,
     last_id: u32,
     outstanding: BTreeMap<u32, oneshot::Sender<Replied>>,
 }
@@ -67,17 +74,24 @@ struct Queue {
 impl Connection {
     pub(super) fn start(
         address: SocketAddr,
-        stream: Stream,
-        early: BytesMut,
-        key: Option<KeyId>,
+        upgraded: Upgraded,
         life: Arc<Life>,
         bounds: Bounds,
         metrics: &Arc<Metrics>,
     ) -> Arc<Connection> {
+        let Upgraded { stream, early, session, proved, .. } = upgraded;
+        let (key, peer, seals) = match proved {
+            Some(proved) => (Some(proved.key), Some(proved.peer), proved.seals),
+            None => (None, None, None),
+        };
+        let (sealer, opener) = seals.unzip();
+        let out = Outbox::new(sealer.is_some());
         let connection = Arc::new(Connection {
             address,
             key,
-            queue: Mutex::default(),
+            peer,
+            session,
+            queue: Mutex::new(Queue { out, last_id: 0, outstanding: BTreeMap::new() }),
             wake: Notify::new(),
             closed: CancellationToken::new(),
             life,
@@ -85,25 +99,35 @@ impl Connection {
             probe: Mutex::default(),
         });
         connection.life.hear();
-        let bytes_max = bounds.taken;
+        let inbox = Inbox::new(opener, bounds.taken);
         match stream {
             Stream::Plain(stream) => {
                 let (reading, writing) = stream.into_split();
-                spawn_vital("link", connection.clone().read(reading, early, bytes_max, metrics.clone()));
-                spawn_vital("link", connection.clone().write(writing, metrics.clone()));
+                spawn_vital("link", connection.clone().read(reading, early, inbox, metrics.clone()));
+                spawn_vital("link", connection.clone().write(writing, sealer, metrics.clone()));
             }
             Stream::Tls(stream) => {
                 let (reading, writing) = tokio::io::split(stream);
-                spawn_vital("link", connection.clone().read(reading, early, bytes_max, metrics.clone()));
-                spawn_vital("link", connection.clone().write(writing, metrics.clone()));
+                spawn_vital("link", connection.clone().read(reading, early, inbox, metrics.clone()));
+                spawn_vital("link", connection.clone().write(writing, sealer, metrics.clone()));
             }
         }
         connection
     }
 
+    /// Whether this leads to the one that is called. Without a secret nobody proves that.
+    pub(super) fn leads_to(&self, called: Called<'_>) -> bool {
+        self.peer.as_ref().is_none_or(|peer| peer.is_called(called))
+    }
+
     /// The secret that both ends have proved to hold.
     pub(super) fn key(&self) -> Option<KeyId> {
         self.key
+    }
+
+    /// Whether a connection that is made now would rest on the same certificates, and these are accepted.
+    pub(super) fn is_current(&self, tls: &Tls) -> bool {
+        self.session.as_ref().is_none_or(|session| tls.is_current(session))
     }
 
     /// Closes once nothing is under way any more. Nobody is to be given this connection any longer.
@@ -160,7 +184,7 @@ impl Connection {
             return Err(LinkError::Overloaded(self.address));
         }
         let id = queue.free_id();
-        if !frame::encode(&mut queue.out, id, deadline_ms, request, values, self.sent_bytes_max) {
+        if !queue.out.push(id, deadline_ms, request, values, self.sent_bytes_max) {
             return Err(LinkError::TooLong);
         }
         queue.outstanding.insert(id, answer);
@@ -174,13 +198,18 @@ impl Connection {
         let mut queue = self.queue.lock();
         self.closed.cancel();
         queue.outstanding.clear();
-        queue.out = BytesMut::new();
+        queue.out.clear();
         drop(queue);
         self.wake.notify_one();
     }
 
-    async fn write(self: Arc<Connection>, mut stream: impl AsyncWriteExt + Unpin, metrics: Arc<Metrics>) {
-        let mut batch = BytesMut::new();
+    async fn write(
+        self: Arc<Connection>,
+        mut stream: impl AsyncWriteExt + Unpin,
+        mut sealer: Option<Sealer>,
+        metrics: Arc<Metrics>,
+    ) {
+        let mut batch = Outbox::new(sealer.is_some());
         while !self.closed.is_cancelled() {
             self.wake.notified().await;
             self.gather().await;
@@ -190,9 +219,16 @@ impl Connection {
                 if batch.is_empty() {
                     break;
                 }
-                metrics.link_sent_bytes.inc_by(batch.len() as u64);
+                let bytes = match batch.seal(sealer.as_mut()) {
+                    Ok(bytes) => bytes,
+                    Err(error) => {
+                        debug!(peer = %self.address, %error, "sealing what goes over a link");
+                        return self.close();
+                    }
+                };
+                metrics.link_sent_bytes.inc_by(bytes.len() as u64);
                 let writing = async {
-                    stream.write_all(&batch).await?;
+                    stream.write_all(bytes).await?;
                     // Under TLS, what was written may still wait.
                     stream.flush().await
                 };
@@ -227,12 +263,12 @@ impl Connection {
         self: Arc<Connection>,
         mut stream: impl AsyncReadExt + Unpin,
         mut buffer: BytesMut,
-        bytes_max: usize,
+        mut inbox: Inbox,
         metrics: Arc<Metrics>,
     ) {
         let mut closing = pin!(self.closed.cancelled());
         let reason = loop {
-            match self.deliver(&mut buffer, bytes_max) {
+            match self.deliver(&mut buffer, &mut inbox) {
                 Ok(()) => {}
                 Err(error) => {
                     metrics.link_rejected.inc();
@@ -258,8 +294,8 @@ impl Connection {
     }
 
     /// Hands every whole frame in `buffer` to whoever waits for it.
-    fn deliver(&self, buffer: &mut BytesMut, bytes_max: usize) -> Result<(), frame::FrameError> {
-        while let Some(Frame { id, head, value, .. }) = frame::decode::<Reply>(buffer, bytes_max)? {
+    fn deliver(&self, buffer: &mut BytesMut, inbox: &mut Inbox) -> Result<(), FrameError> {
+        while let Some(Frame { id, head, value, .. }) = inbox.next::<Reply>(buffer)? {
             let waiting = self.queue.lock().outstanding.remove(&id);
             // Nobody waits any more for a late reply.
             if let Some(waiting) = waiting {

@@ -8,6 +8,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::security::NotSealed;
+
 /// Length of the fixed header.
 pub(super) const HEADER_BYTES: usize = 16;
 /// The longest head: a batch of 1000 operations with the longest keys, and then some. Counted as bincode counts it, which is
@@ -32,6 +34,10 @@ pub(super) enum FrameError {
     Head(#[from] bincode::error::DecodeError),
     #[error("a head with {0} bytes too many")]
     Trailing(usize),
+    #[error("a frame that does not end within its record")]
+    CutOff,
+    #[error("{0}")]
+    NotSealed(#[from] NotSealed),
 }
 
 /// A decoded frame.
@@ -90,7 +96,28 @@ pub(super) fn decode<T: DeserializeOwned>(
     buffer: &mut BytesMut,
     bytes_max: usize,
 ) -> Result<Option<Frame<T>>, FrameError> {
-    let Some(mut header) = buffer.get(..HEADER_BYTES) else { return Ok(None) };
+    if let Some((frame, used)) = read(buffer, bytes_max)? {
+        buffer.advance(used);
+        return Ok(Some(frame));
+    }
+    if let Some(mut header) = buffer.get(..HEADER_BYTES) {
+        let bytes = header.get_u32_le() as usize;
+        make_room(buffer, HEADER_BYTES + bytes);
+    }
+    Ok(None)
+}
+
+/// Room for so many bytes in all, in steps, so that a lying length costs its sender the bytes, not us the memory.
+pub(super) fn make_room(buffer: &mut BytesMut, bytes: usize) {
+    buffer.reserve((bytes - buffer.len()).min(1 << 20));
+}
+
+/// The frame at the beginning of `bytes`, and its length; `None` if it does not end there.
+pub(super) fn read<T: DeserializeOwned>(
+    bytes: &[u8],
+    bytes_max: usize,
+) -> Result<Option<(Frame<T>, usize)>, FrameError> {
+    let Some((mut header, behind)) = bytes.split_at_checked(HEADER_BYTES) else { return Ok(None) };
     let bytes = header.get_u32_le() as usize;
     let id = header.get_u32_le();
     let deadline_ms = header.get_u32_le();
@@ -101,17 +128,12 @@ pub(super) fn decode<T: DeserializeOwned>(
     if head_bytes > bytes {
         return Err(FrameError::HeadLongerThanFrame { head: head_bytes, bytes });
     }
-    let Some(frame) = buffer.get(HEADER_BYTES..HEADER_BYTES + bytes) else {
-        // In steps, so that a lying length costs its sender the bytes, not us the memory.
-        buffer.reserve((HEADER_BYTES + bytes - buffer.len()).min(1 << 20));
-        return Ok(None);
-    };
+    let Some(frame) = behind.get(..bytes) else { return Ok(None) };
     let (head, value) = frame.split_at(head_bytes);
     let decoded = decode_head(head)?;
     // Copied, so that a value does not pin the read buffer it arrived in.
     let value = Bytes::copy_from_slice(value);
-    buffer.advance(HEADER_BYTES + bytes);
-    Ok(Some(Frame { id, deadline_ms, head: decoded, value }))
+    Ok(Some((Frame { id, deadline_ms, head: decoded, value }, HEADER_BYTES + bytes)))
 }
 
 fn decode_head<T: DeserializeOwned>(head: &[u8]) -> Result<T, FrameError> {

@@ -1,18 +1,25 @@
 //! Frames and handshakes as functions of bytes; see [`crate::fuzzing`].
 
-use bytes::{Bytes, BytesMut};
+use std::sync::Arc;
 
-use super::frame;
+use bytes::{Bytes, BytesMut};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
 use super::message::{Claim, Operation, Reply, Request};
+use super::record::Inbox;
 use super::upgrade::header;
-use super::{Lane, LinkConfig, answer};
+use super::{Lane, LinkConfig, Party, answer};
+use super::{frame, party};
 use crate::gossip::live_identities;
-use crate::model::SlotSet;
+use crate::model::{NodeId, SlotSet};
+use crate::security::{End, Handshake, Keyring, Secret, Terms};
 
 const BYTES_MAX: usize = 1 << 16;
 
 /// Frames in either direction, the lists and sets that travel as values, and the header fields of an upgrade.
 pub(crate) fn link(bytes: &[u8]) {
+    sealed(bytes);
     let mut buffer = BytesMut::from(bytes);
     while let Ok(Some(request)) = frame::decode::<Request>(&mut buffer, BYTES_MAX) {
         crate::node::fuzz_request(request.head, request.value);
@@ -36,9 +43,44 @@ pub(crate) fn link(bytes: &[u8]) {
     let _ = SlotSet::from_bytes(bytes);
     let _ = live_identities(bytes);
     let head = String::from_utf8_lossy(bytes);
-    let config =
-        LinkConfig { cluster: "fuzz".into(), keyring: None, tls: None, value_bytes_max: 1 << 20, seed: 1 };
-    let _ = answer(&config, Lane::Requests, |name| header(&head, name));
+    let me = Party {
+        address: ([127, 0, 0, 1], 1).into(),
+        node_id: NodeId::parse("fuzz").expect("a name"),
+        boot: 1,
+    };
+    if let Some(party) = Party::parse(&head) {
+        // Case and zeros may differ, and a party is itself.
+        assert_eq!(Party::parse(&party.to_string()).as_ref(), Some(&party));
+    }
+    let _ = party::calls(&head, &me);
+    let config = LinkConfig {
+        cluster: "fuzz".into(),
+        me,
+        keyring: None,
+        nonces: Arc::default(),
+        tls: None,
+        value_bytes_max: 1 << 20,
+        seed: 1,
+    };
+    let _ = answer(&config, Lane::Requests, None, |name| header(&head, name));
+}
+
+/// Bytes instead of a sealed record: they never open.
+fn sealed(bytes: &[u8]) {
+    let keyring =
+        Keyring::parse(&Secret::generate(&mut StdRng::seed_from_u64(4)).to_text()).expect("a secret");
+    let terms = Terms {
+        cluster: "fuzz",
+        purpose: "",
+        asking: "",
+        called: "",
+        answering: "",
+        nonces: [&[1; 32], &[2; 32]],
+        channel: None,
+    };
+    let (_, opener) = Handshake::new(keyring.first(), terms).seals(End::Asking);
+    let mut inbox = Inbox::new(Some(opener), BYTES_MAX);
+    assert!(!matches!(inbox.next::<Request>(&mut BytesMut::from(bytes)), Ok(Some(_))));
 }
 
 /// What is worth changing a little.

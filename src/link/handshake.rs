@@ -1,21 +1,26 @@
-//! How the two ends of a link prove to each other that they hold the cluster's secret.
+//! How the two ends of a link prove to each other that they hold the cluster's secret, and who they are.
 //!
-//! The asking end names the secret and sends a nonce with the upgrade request; the answering end sends a nonce of its own
-//! and its proof with the answer; the asking end's proof is the first that it sends over the upgraded connection. So it
-//! costs no round trip. Invariant: nothing of a peer is decoded before it has proved itself.
+//! The asking end names the secret, itself and whom it calls, and sends a nonce with the upgrade request; the answering end
+//! names itself, and sends a nonce of its own and its proof with the answer; the asking end's proof is the first that it sends
+//! over the upgraded connection. So it costs no round trip. Frames are sealed from then on, unless TLS does that. Invariant:
+//! nothing of a peer is decoded before it has proved itself to be who is called, or who asks.
 
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use rand::Rng;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
-use super::{CLUSTER_HEADER, Lane, LinkConfig};
-use crate::security::{End, Handshake, Hash, KeyId, Keyring, bytes, text};
+use super::party::{self, Called, OwnNonce, Party};
+use super::{CLUSTER_HEADER, Lane, LinkConfig, PROTOCOL};
+use crate::security::{End, Handshake, Hash, KeyId, Keys, Opener, Sealer, Terms, bytes, text};
 
 /// Names the secret; a header of the request.
 const KEY_HEADER: &str = "shoal-key";
+/// Names the one that sends it; a header of both.
+const FROM_HEADER: &str = "shoal-from";
+/// Names whom the request is meant for.
+const TO_HEADER: &str = "shoal-to";
 /// A header of both.
 const NONCE_HEADER: &str = "shoal-nonce";
 /// A header of the answer.
@@ -23,6 +28,9 @@ const PROOF_HEADER: &str = "shoal-proof";
 const PROOF_BYTES: usize = size_of::<Hash>();
 /// How long the proof may take that comes right behind the answer.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a link's frames are sealed and opened with; none if they are not.
+pub type Seals = Option<(Sealer, Opener)>;
 
 /// Why a link is refused, for the log of either side.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,49 +52,108 @@ pub enum Refused {
     /// The asking node has a secret, and this one none.
     #[error("this node has no cluster secret, and the one that asked for the link has")]
     SecretNotWanted,
+    /// It does not say who asks and who is called.
+    #[error("the request for a link must say who asks and who is called, in {FROM_HEADER} and {TO_HEADER}")]
+    Unnamed,
+    /// It is meant for another member, or for another address of this one.
+    #[error("this node is {me}, and not the member that the link was asked for: {called}")]
+    NotCalled {
+        /// Who answers.
+        me: String,
+        /// Who was called.
+        called: String,
+    },
+    /// It is this node's own.
+    #[error("this node asked for the link itself")]
+    Itself,
 }
 
 /// The asking end's part, from request to answer.
-pub(super) struct Asked {
+pub(super) struct Asked<'a> {
     key: KeyId,
-    nonce: Hash,
+    nonce: OwnNonce,
+    called: Called<'a>,
 }
 
-impl Asked {
-    /// The first part, if there is a secret.
-    pub(super) fn new(config: &LinkConfig) -> Option<Asked> {
-        let key = config.keyring.as_ref()?.borrow().first().id;
-        Some(Asked { key, nonce: nonce() })
-    }
+/// A link on which the other end has proved itself.
+pub(super) struct Proved {
+    /// The secret that the link rests on.
+    pub(super) key: KeyId,
+    /// Who is at the other end.
+    pub(super) peer: Party,
+    /// What the frames are sealed with.
+    pub(super) seals: Seals,
+    /// What this end has to show in its turn.
+    pub(super) shown: Hash,
+}
 
-    pub(super) fn key(&self) -> KeyId {
-        self.key
+impl<'a> Asked<'a> {
+    /// The first part, if there is a secret.
+    pub(super) fn new(config: &LinkConfig, called: Called<'a>) -> Option<Asked<'a>> {
+        let key = config.keyring.as_ref()?.borrow().first().id;
+        Some(Asked { key, nonce: OwnNonce::new(&config.nonces), called })
     }
 
     /// The request's headers.
-    pub(super) fn headers(&self) -> String {
-        format!("{KEY_HEADER}: {}\r\n{NONCE_HEADER}: {}\r\n", self.key, text(&self.nonce))
+    pub(super) fn headers(&self, config: &LinkConfig) -> String {
+        let Asked { key, nonce, called } = self;
+        format!(
+            "{KEY_HEADER}: {key}\r\n{FROM_HEADER}: {}\r\n{TO_HEADER}: {called}\r\n{NONCE_HEADER}: {}\r\n",
+            config.me,
+            text(nonce.as_hash())
+        )
     }
 
-    /// What to show to the other end, if it has proved itself by its answer.
-    pub(super) fn check<'a>(
+    /// Whether the request reached this node itself.
+    pub(super) fn came_back(&self) -> bool {
+        self.nonce.came_back()
+    }
+
+    /// The link, if the other end has proved by its answer to be the one that is called. `channel` is the TLS connection
+    /// below.
+    ///
+    /// # Errors
+    /// A sentence saying what is missing or wrong.
+    pub(super) fn check<'h>(
         &self,
         config: &LinkConfig,
         lane: Lane,
-        header: impl Fn(&str) -> Option<&'a str>,
-    ) -> Result<Hash, String> {
+        channel: Option<&Hash>,
+        header: impl Fn(&str) -> Option<&'h str>,
+    ) -> Result<Proved, String> {
         let field = |name| header(name).and_then(bytes);
         let (theirs, proof) = field(NONCE_HEADER)
             .zip(field(PROOF_HEADER))
             .ok_or("it did not prove that it holds the cluster secret")?;
+        let answering = header(FROM_HEADER).unwrap_or_default();
         let keyring = config.keyring.as_ref().map(|keyring| keyring.borrow().clone());
         let keys = keyring.as_deref().and_then(|keyring| keyring.get(self.key));
         let keys = keys.ok_or("the secret was removed meanwhile")?;
-        let handshake = Handshake::new(keys, &config.cluster, lane.as_str(), &self.nonce, &theirs);
+        let terms = Terms {
+            cluster: &config.cluster,
+            purpose: &purpose(lane),
+            asking: &config.me.to_string(),
+            called: &self.called.to_string(),
+            answering,
+            nonces: [self.nonce.as_hash(), &theirs],
+            channel,
+        };
+        let handshake = Handshake::new(keys, terms);
         if !handshake.is_proved(End::Answering, &proof) {
             return Err("its proof of the cluster secret is wrong".into());
         }
-        Ok(handshake.proof(End::Asking))
+        let peer = Party::parse(answering).ok_or("it did not say who it is")?;
+        if peer == config.me || theirs == *self.nonce.as_hash() {
+            return Err("it is this node itself".into());
+        }
+        if !peer.is_called(self.called) {
+            return Err(format!(
+                "the node that answers is {peer}, and not the one that is called: {}",
+                self.called
+            ));
+        }
+        let seals = channel.is_none().then(|| handshake.seals(End::Asking));
+        Ok(Proved { key: self.key, peer, seals, shown: handshake.proof(End::Asking) })
     }
 }
 
@@ -97,15 +164,17 @@ pub struct Answered {
     /// The secret that the link rests on, if there is one.
     pub key: Option<KeyId>,
     handshake: Option<Handshake>,
+    is_sealed: bool,
 }
 
-/// Answers a request for a link with these headers.
+/// Answers a request for a link with these headers, over this TLS connection if that is spoken.
 ///
 /// # Errors
 /// See [`Refused`].
 pub fn answer<'a>(
     config: &LinkConfig,
     lane: Lane,
+    channel: Option<&Hash>,
     header: impl Fn(&str) -> Option<&'a str>,
 ) -> Result<Answered, Refused> {
     let theirs = header(CLUSTER_HEADER).unwrap_or_default();
@@ -114,30 +183,56 @@ pub fn answer<'a>(
     }
     let asked = header(KEY_HEADER).and_then(KeyId::parse).zip(header(NONCE_HEADER).and_then(bytes));
     let keyring = config.keyring.as_ref().map(|keyring| keyring.borrow().clone());
-    match (keyring, asked) {
-        (None, None) => Ok(Answered { headers: Vec::new(), key: None, handshake: None }),
-        (None, Some(_)) => Err(Refused::SecretNotWanted),
-        (Some(_), None) => Err(Refused::NoSecret),
-        (Some(keyring), Some((key, asking))) => prove(&keyring, config, lane, key, &asking),
+    let (keyring, key, asking_nonce) = match (keyring, asked) {
+        (None, None) => {
+            return Ok(Answered { headers: Vec::new(), key: None, handshake: None, is_sealed: false });
+        }
+        (None, Some(_)) => return Err(Refused::SecretNotWanted),
+        (Some(_), None) => return Err(Refused::NoSecret),
+        (Some(keyring), Some((key, nonce))) => (keyring, key, nonce),
+    };
+    let keys = keyring.get(key).ok_or(Refused::UnknownSecret(key))?;
+    let (from, to) = header(FROM_HEADER).zip(header(TO_HEADER)).ok_or(Refused::Unnamed)?;
+    let asking = Party::parse(from).ok_or(Refused::Unnamed)?;
+    let calls_me = party::calls(to, &config.me).ok_or(Refused::Unnamed)?;
+    if config.nonces.meet(&asking_nonce) || asking == config.me {
+        return Err(Refused::Itself);
     }
+    if !calls_me {
+        return Err(Refused::NotCalled { me: config.me.to_string(), called: to.into() });
+    }
+    let nonces = [&asking_nonce, &party::nonce()];
+    let terms = Terms {
+        cluster: &config.cluster,
+        purpose: &purpose(lane),
+        asking: from,
+        called: to,
+        answering: &config.me.to_string(),
+        nonces,
+        channel,
+    };
+    Ok(prove(keys, terms))
 }
 
-fn prove(
-    keyring: &Keyring,
-    config: &LinkConfig,
-    lane: Lane,
-    key: KeyId,
-    asking: &Hash,
-) -> Result<Answered, Refused> {
-    let keys = keyring.get(key).ok_or(Refused::UnknownSecret(key))?;
-    let nonce = nonce();
-    let handshake = Handshake::new(keys, &config.cluster, lane.as_str(), asking, &nonce);
-    let headers = vec![(NONCE_HEADER, text(&nonce)), (PROOF_HEADER, text(&handshake.proof(End::Answering)))];
-    Ok(Answered { headers, key: Some(key), handshake: Some(handshake) })
+fn prove(keys: &Keys, terms: Terms<'_>) -> Answered {
+    let handshake = Handshake::new(keys, terms);
+    let headers = vec![
+        (FROM_HEADER, terms.answering.to_string()),
+        (NONCE_HEADER, text(terms.nonces[1])),
+        (PROOF_HEADER, text(&handshake.proof(End::Answering))),
+    ];
+    let is_sealed = terms.channel.is_none();
+    Answered { headers, key: Some(keys.id), handshake: Some(handshake), is_sealed }
+}
+
+/// Links of two protocols, or of two lanes, have nothing in common.
+fn purpose(lane: Lane) -> String {
+    format!("{PROTOCOL} {}", lane.as_str())
 }
 
 impl Answered {
-    /// Takes the asking end's proof off the front of the connection; `early` is what has arrived already.
+    /// Takes the asking end's proof off the front of the connection, and gives what its frames are sealed with; `early` is
+    /// what has arrived already.
     ///
     /// # Errors
     /// A sentence, if there is none in time or a wrong one.
@@ -145,8 +240,8 @@ impl Answered {
         &self,
         stream: &mut (impl AsyncRead + Unpin),
         early: &mut BytesMut,
-    ) -> Result<(), String> {
-        let Some(handshake) = &self.handshake else { return Ok(()) };
+    ) -> Result<Seals, String> {
+        let Some(handshake) = &self.handshake else { return Ok(None) };
         let arrives = async {
             while early.len() < PROOF_BYTES {
                 match stream.read_buf(early).await {
@@ -163,7 +258,7 @@ impl Answered {
             return Err("its proof of the cluster secret is wrong".into());
         }
         early.advance(PROOF_BYTES);
-        Ok(())
+        Ok(self.is_sealed.then(|| handshake.seals(End::Answering)))
     }
 }
 
@@ -177,11 +272,4 @@ pub async fn until_revoked(config: &LinkConfig, key: Option<KeyId>) {
     if !revoked {
         std::future::pending::<()>().await;
     }
-}
-
-/// Only has to be new, on each connection.
-fn nonce() -> Hash {
-    let mut nonce = Hash::default();
-    rand::rng().fill_bytes(&mut nonce);
-    nonce
 }

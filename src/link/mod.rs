@@ -11,8 +11,11 @@ mod frame;
 pub(crate) mod fuzz;
 mod handshake;
 mod life;
+mod line;
 mod load;
 mod message;
+mod party;
+mod record;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -23,17 +26,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::client::Pool;
-pub use self::handshake::{Answered, Refused, answer, until_revoked};
+pub use self::handshake::{Answered, Refused, Seals, answer, until_revoked};
 pub use self::load::{Batch, Load, Room, Weight, cut};
 pub use self::message::{
     Admission, Claim, Operation, Outcome, RecordHead, RecordKind, Refusal, Reply, Request, Standing,
 };
+pub use self::party::{Called, Nonces, Party};
 pub use self::server::{Answer, Service, serve};
 
 use crate::security::{SharedKeyring, Tls};
 
 /// The protocol's name in the `Upgrade` header; the number grows when frames change incompatibly.
-pub const PROTOCOL: &str = "shoal-link/1";
+pub const PROTOCOL: &str = "shoal-link/2";
+/// How the names of all its versions begin.
+pub const PROTOCOL_FAMILY: &str = "shoal-link/";
 /// Where the upgrade is asked for.
 pub const PATH: &str = "/internal/link";
 /// The header that names the cluster, so that nodes of two clusters never link.
@@ -47,8 +53,12 @@ pub const FRAME_HEADER: &str = "shoal-frame";
 pub struct LinkConfig {
     /// Peers of another cluster refuse the link.
     pub cluster: String,
+    /// This process, as it names itself to peers that have the secret.
+    pub me: Party,
     /// Peers without one of these secrets refuse the link, and are refused.
     pub keyring: SharedKeyring,
+    /// Of the links that are being asked for.
+    pub nonces: Arc<Nonces>,
     /// Over which links go, if not over plain TCP.
     pub tls: Option<Arc<Tls>>,
     /// The longest value that may travel, in bytes.
@@ -139,6 +149,9 @@ pub enum LinkError {
         /// What it said.
         reason: String,
     },
+    /// This node itself answers there. Nothing was sent.
+    #[error("{0} is an address of this node itself")]
+    Itself(SocketAddr),
     /// The connection broke while the request was under way: it may have been done.
     #[error("the link to {0} broke")]
     Broken(SocketAddr),

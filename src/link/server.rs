@@ -4,6 +4,7 @@
 //! read: a peer that does not take its answers is not given more work.
 
 use std::future::Future;
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +14,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::frame::{self, Frame, FrameError};
+use super::frame::{Frame, FrameError};
+use super::handshake::Seals;
 use super::message::{Refusal, Reply, Request};
+use super::record::{Inbox, Outbox};
 use super::{BULK_BYTES, Lane, LinkConfig};
 use crate::net::spawn_vital;
+use crate::security::Sealer;
 use crate::telemetry::Metrics;
 
 /// Requests of one connection that may be waiting for something at a time.
@@ -54,7 +58,8 @@ struct Asked {
 type Finished = (Asked, Option<(Reply, Vec<Bytes>)>);
 
 /// Serves one upgraded connection, whose asking end has proved itself, until it closes. `early` is what arrived together
-/// with the upgrade request; `lane` tells whether long answers belong here, `taken` is the longest frame that the peer takes.
+/// with the upgrade request; `lane` tells whether long answers belong here, `taken` is the longest frame that the peer takes;
+/// `seals` are what the proofs led to.
 ///
 /// # Errors
 /// A sentence saying why the connection was closed, if the peer violated the protocol or vanished in mid-frame.
@@ -63,6 +68,7 @@ pub async fn serve<S>(
     early: &[u8],
     (lane, taken): (Lane, usize),
     service: Arc<dyn Service>,
+    seals: Seals,
     config: &LinkConfig,
     metrics: &Metrics,
 ) -> Result<(), String>
@@ -70,13 +76,14 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (later, mut finished) = mpsc::channel(LATER_MAX);
-    let mut connection =
-        Serving { service, lane, taken, later, waiting: 0, out: BytesMut::with_capacity(16 << 10) };
+    let (sealer, opener) = seals.unzip();
+    let mut inbox = Inbox::new(opener, config.frame_bytes_max());
+    let out = Outbox::new(sealer.is_some());
+    let mut connection = Serving { service, lane, taken, later, waiting: 0, sealer, out };
     let mut buffer = BytesMut::with_capacity(16 << 10);
     buffer.extend_from_slice(early);
     loop {
-        let bytes_max = config.frame_bytes_max();
-        while connection.serve_some(&mut buffer, bytes_max).map_err(|error| error.to_string())? {
+        while connection.serve_some(&mut buffer, &mut inbox).map_err(|error| error.to_string())? {
             connection.flush(&mut stream, metrics).await?;
         }
         while let Ok(one) = finished.try_recv() {
@@ -93,6 +100,8 @@ where
                 Ok(0) if buffer.is_empty() => return Ok(()),
                 Ok(0) => return Err("the peer closed the connection within a frame".into()),
                 Ok(bytes) => metrics.link_received_bytes.inc_by(bytes as u64),
+                // Under TLS, a connection that was dropped without a word; there is none to say between frames.
+                Err(error) if buffer.is_empty() && error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
                 Err(error) => return Err(error.to_string()),
             },
             Some(one) = finished.recv() => connection.finish(one),
@@ -106,13 +115,14 @@ struct Serving {
     taken: usize,
     later: mpsc::Sender<Finished>,
     waiting: usize,
-    out: BytesMut,
+    sealer: Option<Sealer>,
+    out: Outbox,
 }
 
 impl Serving {
     /// Serves the whole frames in `buffer`. True if it stopped before the last because enough is to be written.
-    fn serve_some(&mut self, buffer: &mut BytesMut, bytes_max: usize) -> Result<bool, FrameError> {
-        while let Some(request) = frame::decode::<Request>(buffer, bytes_max)? {
+    fn serve_some(&mut self, buffer: &mut BytesMut, inbox: &mut Inbox) -> Result<bool, FrameError> {
+        while let Some(request) = inbox.next::<Request>(buffer)? {
             self.serve_one(request);
             if self.out.len() >= OUT_BYTES_MAX {
                 return Ok(true);
@@ -151,7 +161,7 @@ impl Serving {
     fn answer(&mut self, Asked { id, is_repeatable }: Asked, reply: &Reply, values: &[Bytes]) {
         let may_ask_again = self.lane == Lane::Requests && is_repeatable;
         let bytes_max = if may_ask_again { BULK_BYTES } else { self.taken };
-        if frame::encode(&mut self.out, id, 0, reply, values, bytes_max) {
+        if self.out.push(id, 0, reply, values, bytes_max) {
             return;
         }
         let instead = if may_ask_again {
@@ -161,7 +171,7 @@ impl Serving {
                 format!("the answer is longer than {} bytes, which the asking node takes", self.taken);
             Reply::Refused(Refusal::TooLarge(reason))
         };
-        frame::encode(&mut self.out, id, 0, &instead, &[], self.taken);
+        self.out.push(id, 0, &instead, &[], self.taken);
     }
 
     async fn flush(
@@ -172,9 +182,10 @@ impl Serving {
         if self.out.is_empty() {
             return Ok(());
         }
-        metrics.link_sent_bytes.inc_by(self.out.len() as u64);
+        let bytes = self.out.seal(self.sealer.as_mut()).map_err(|error| error.to_string())?;
+        metrics.link_sent_bytes.inc_by(bytes.len() as u64);
         let writing = async {
-            stream.write_all(&self.out).await?;
+            stream.write_all(bytes).await?;
             // Under TLS, what was written may still wait.
             stream.flush().await
         };
@@ -184,9 +195,6 @@ impl Serving {
             Err(_) => return Err(format!("the peer took no answers for {} s", WRITE_TIMEOUT.as_secs())),
         }
         self.out.clear();
-        if self.out.capacity() > 1 << 20 {
-            self.out = BytesMut::with_capacity(16 << 10);
-        }
         Ok(())
     }
 }

@@ -47,7 +47,16 @@ impl Service for Echo {
 }
 
 fn config() -> LinkConfig {
-    LinkConfig { cluster: "test".into(), keyring: None, tls: None, value_bytes_max: 1 << 20, seed: 1 }
+    let node_id = NodeId::parse("test").unwrap();
+    LinkConfig {
+        cluster: "test".into(),
+        me: Party { address: ([127, 0, 0, 1], 1).into(), node_id, boot: 1 },
+        keyring: None,
+        nonces: Arc::default(),
+        tls: None,
+        value_bytes_max: 1 << 20,
+        seed: 1,
+    }
 }
 
 /// Of a peer that takes what this node takes.
@@ -93,7 +102,7 @@ async fn echo_peer() -> (SocketAddr, Arc<[AtomicUsize; 2]>) {
             tokio::spawn(async move {
                 let bulk = accept(&mut stream).await;
                 counted[usize::from(bulk)].fetch_add(1, Ordering::SeqCst);
-                let _ = serve(stream, b"", lane(bulk), Arc::new(Echo), &config(), &metrics()).await;
+                let _ = serve(stream, b"", lane(bulk), Arc::new(Echo), None, &config(), &metrics()).await;
             });
         }
     });
@@ -164,7 +173,7 @@ async fn a_write_is_not_asked_twice_however_long_its_answer_is() {
             let bulk = accept(&mut stream).await;
             let service = served.clone();
             tokio::spawn(async move {
-                let _ = serve(stream, b"", lane(bulk), service, &config(), &metrics()).await;
+                let _ = serve(stream, b"", lane(bulk), service, None, &config(), &metrics()).await;
             });
         }
     });
@@ -191,7 +200,7 @@ async fn a_frame_that_is_longer_than_the_peer_takes_is_not_sent() {
                 format!("HTTP/1.1 101 Switching Protocols\r\n{FRAME_HEADER}: {FRAME_BYTES_LEAST}\r\n\r\n");
             stream.write_all(answer.as_bytes()).await.unwrap();
             tokio::spawn(async move {
-                let _ = serve(stream, b"", lane(true), Arc::new(Echo), &config(), &metrics()).await;
+                let _ = serve(stream, b"", lane(true), Arc::new(Echo), None, &config(), &metrics()).await;
             });
         }
     });
@@ -230,7 +239,7 @@ async fn a_broken_connection_fails_what_is_under_way_and_is_opened_again() {
         drop(first);
         let (mut second, _) = listener.accept().await.unwrap();
         let bulk = accept(&mut second).await;
-        let _ = serve(second, b"", lane(bulk), Arc::new(Echo), &config(), &metrics()).await;
+        let _ = serve(second, b"", lane(bulk), Arc::new(Echo), None, &config(), &metrics()).await;
     });
     let pool = Pool::new(config(), metrics());
     let broken = pool.call(peer, &get("a"), &[], soon()).await;
@@ -255,7 +264,7 @@ async fn a_peer_that_is_not_there_is_not_asked_again_at_once() {
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let bulk = accept(&mut stream).await;
-        let _ = serve(stream, b"", lane(bulk), Arc::new(Echo), &config(), &metrics()).await;
+        let _ = serve(stream, b"", lane(bulk), Arc::new(Echo), None, &config(), &metrics()).await;
     });
     assert!(pool.call(peer, &get("a"), &[], soon()).await.is_ok());
 }
@@ -269,7 +278,7 @@ async fn a_silent_peer_is_given_up_soon_and_not_asked_again_until_it_is_heard() 
         let (mut stream, _) = listener.accept().await.unwrap();
         let bulk = accept(&mut stream).await;
         woken.await.unwrap();
-        let _ = serve(stream, b"", lane(bulk), Arc::new(Echo), &config(), &metrics()).await;
+        let _ = serve(stream, b"", lane(bulk), Arc::new(Echo), None, &config(), &metrics()).await;
     });
     let pool = Pool::new(config(), metrics());
     let asked = Instant::now();
@@ -339,7 +348,7 @@ async fn garbage_closes_the_connection_with_a_reason() {
     ] {
         let (mut asker, answerer) = tokio::io::duplex(1 << 10);
         asker.write_all(garbage).await.unwrap();
-        let closed = serve(answerer, b"", lane(false), Arc::new(Echo), &config(), &metrics()).await;
+        let closed = serve(answerer, b"", lane(false), Arc::new(Echo), None, &config(), &metrics()).await;
         assert!(closed.as_ref().is_err_and(|error| error.starts_with(reason)), "{closed:?}");
     }
 }

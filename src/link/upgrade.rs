@@ -3,42 +3,54 @@
 //! Follows nothing: an answer other than the upgrade is a refusal, which is quoted.
 
 use std::io;
-use std::net::SocketAddr;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::handshake::Asked;
+use super::handshake::{Asked, Proved};
+use super::party::Called;
 use super::{CLUSTER_HEADER, FRAME_HEADER, Lane, LinkConfig, LinkError, PATH, PROTOCOL};
 use crate::net::TcpStream;
-use crate::security::{KeyId, Stream};
+use crate::security::{Session, Stream};
 
 /// The longest answer to an upgrade request.
 const RESPONSE_BYTES_MAX: usize = 8 << 10;
 
-/// An upgraded connection, what arrived on it early, the secret that it rests on, and the longest frame that the peer takes.
-pub(super) type Upgraded = (Stream, BytesMut, Option<KeyId>, usize);
+/// An upgraded connection.
+pub(super) struct Upgraded {
+    pub(super) stream: Stream,
+    /// What arrived on it already.
+    pub(super) early: BytesMut,
+    /// The TLS connection below.
+    pub(super) session: Option<Session>,
+    /// What the other end has proved, if there is a secret.
+    pub(super) proved: Option<Proved>,
+    /// The longest frame that the other end takes.
+    pub(super) taken: usize,
+}
 
 /// Connects and asks for the link.
 pub(super) async fn upgrade(
-    address: SocketAddr,
+    called: Called<'_>,
     lane: Lane,
     config: &LinkConfig,
 ) -> Result<Upgraded, LinkError> {
+    let address = called.address;
     let failed = |error: io::Error| LinkError::unreachable(address, error.to_string());
     let stream = TcpStream::connect(address).await.map_err(|error| match error.kind() {
         io::ErrorKind::ConnectionRefused => LinkError::Refused(address),
         _ => failed(error),
     })?;
     stream.set_nodelay(true).map_err(failed)?;
-    let mut stream = match &config.tls {
-        None => Stream::Plain(stream),
+    let (mut stream, session) = match &config.tls {
+        None => (Stream::Plain(stream), None),
         Some(tls) => tls
             .connect(stream, address)
             .await
+            .map(|(stream, session)| (stream, Some(session)))
             .map_err(|error| LinkError::rejected(address, format!("its TLS: {error}")))?,
     };
-    let asked = Asked::new(config);
+    let asked = Asked::new(config, called);
     let request = format!(
         "GET {PATH} HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\nupgrade: {PROTOCOL}\r\n\
          {CLUSTER_HEADER}: {}\r\n{FRAME_HEADER}: {}\r\n{}: {}\r\n{}\r\n",
@@ -46,7 +58,7 @@ pub(super) async fn upgrade(
         config.frame_bytes_max(),
         Lane::HEADER,
         lane.as_str(),
-        asked.as_ref().map(Asked::headers).unwrap_or_default(),
+        asked.as_ref().map(|asked| asked.headers(config)).unwrap_or_default(),
     );
     stream.write_all(request.as_bytes()).await.map_err(failed)?;
     stream.flush().await.map_err(failed)?;
@@ -65,6 +77,9 @@ pub(super) async fn upgrade(
     let head = response.split_to(head_bytes);
     let head = String::from_utf8_lossy(&head);
     if !head.starts_with("HTTP/1.1 101 ") {
+        if asked.as_ref().is_some_and(Asked::came_back) {
+            return Err(LinkError::Itself(address));
+        }
         let status = head.lines().next().unwrap_or_default();
         let reason = read_reason(&mut stream, response, &head).await;
         return Err(LinkError::rejected(
@@ -72,14 +87,15 @@ pub(super) async fn upgrade(
             format!("it refused the link: {}", reason.as_deref().unwrap_or(status)),
         ));
     }
-    if let Some(asked) = &asked {
-        let shown = asked.check(config, lane, |name| header(&head, name));
-        let shown = shown.map_err(|reason| LinkError::rejected(address, reason))?;
-        stream.write_all(&shown).await.map_err(failed)?;
+    let channel = session.as_ref().map(Session::channel);
+    let proved = asked.map(|asked| asked.check(config, lane, channel, |name| header(&head, name)));
+    let proved = proved.transpose().map_err(|reason| LinkError::rejected(address, reason))?;
+    if let Some(proved) = &proved {
+        stream.write_all(&proved.shown).await.map_err(failed)?;
         stream.flush().await.map_err(failed)?;
     }
     let taken = config.frame_bytes_taken(header(&head, FRAME_HEADER));
-    Ok((stream, response, asked.map(|asked| asked.key()), taken))
+    Ok(Upgraded { stream, early: response, session, proved, taken })
 }
 
 /// What the answer's body says, if it is an error in the interface's shape.

@@ -58,6 +58,8 @@ pub(super) enum Greeting {
     TurnedAway(String),
     /// Nothing is there, or nothing answers.
     Absent(String),
+    /// The address leads back to this node.
+    Itself,
 }
 
 impl Round {
@@ -126,11 +128,15 @@ impl Judge {
         }
         let alone_for = now.duration_since(self.occupied_at);
         let Some(round) = seen.round else { return Verdict::default() };
-        let others = round.greeted.iter().filter(|(address, _)| *address != seen.me);
-        let missing = others.filter(|(address, _)| !seen.peers.iter().any(|(peer, _)| peer == address));
+        let is_other = |(address, greeting): &&(SocketAddr, Option<Greeting>)| {
+            *address != seen.me && *greeting != Some(Greeting::Itself)
+        };
+        let others = round.greeted.iter().filter(is_other);
+        let missing =
+            others.clone().filter(|(address, _)| !seen.peers.iter().any(|(peer, _)| peer == address));
         let all_are_here = round.unresolved.is_empty() && missing.count() == 0;
         // Whoever was told of itself alone was told of nobody.
-        let knows_whom = self.was_told && round.greeted.iter().any(|(address, _)| *address != seen.me);
+        let knows_whom = self.was_told && others.count() > 0;
         let patience = match (all_are_here, knows_whom) {
             (true, true) => Duration::ZERO,
             (true, false) => PROBED_WITHIN,
@@ -328,7 +334,7 @@ mod tests {
         let mut first = Start::told(false);
         first.joins_until(1000);
         assert_eq!(first.at(1000), Verdict::Bootstrap);
-        let mut of_itself = Start::told(true).greeted(&[(ME, None)]);
+        let mut of_itself = Start::told(true).greeted(&[(ME, None), (1, Some(Greeting::Itself))]);
         of_itself.joins_until(1000);
         assert_eq!(of_itself.at(1000), Verdict::Bootstrap);
     }

@@ -68,7 +68,7 @@ impl Node {
         if member.status == Status::Unhealthy {
             return if self.0.gossip.forget(node_id.clone()).await { Ok(()) } else { Err(unknown()) };
         }
-        self.0.links.call(member.address, &Request::Leave, &[], self.deadline()).await?;
+        self.0.links.call((node_id, member.address), &Request::Leave, &[], self.deadline()).await?;
         Ok(())
     }
 

@@ -78,10 +78,10 @@ impl Node {
         let (heads, values): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         let values: Vec<Bytes> = values.into_iter().filter(|value| !value.is_empty()).collect();
         let request = request(heads);
-        let mut reply = self.0.links.call(address, &request, &values, deadline).await;
+        let mut reply = self.0.links.call((member, address), &request, &values, deadline).await;
         if matches!(reply, Err(LinkError::Broken(_))) {
             // The process ended, or only the connection; a new one tells. Copies may come twice.
-            reply = self.0.links.call(address, &request, &values, deadline).await;
+            reply = self.0.links.call((member, address), &request, &values, deadline).await;
         }
         match reply {
             Ok((Reply::Copied { ring, stale }, _)) => Copied::Held { ring, stale },

@@ -174,6 +174,8 @@ async fn greet(node: &Node, address: SocketAddr) -> Greeting {
             node.0.gossip.announce(vec![address]).await;
             Greeting::Welcomed
         }
+        // The address leads back here, where nobody is to be joined.
+        Err(GreetError::List(ListError::Link(LinkError::Itself(_)))) => Greeting::Itself,
         Err(error) => error.into(),
     }
 }
@@ -198,7 +200,7 @@ pub(super) async fn call_back(node: &Node, node_id: &NodeId, address: SocketAddr
     node.0.links.forgive(address);
     let request = Request::Ping { clock: node.0.versions.latest() };
     let deadline = Instant::now() + CALL_TIMEOUT;
-    match node.0.links.call(address, &request, &[], deadline).await {
+    match node.0.links.call((node_id, address), &request, &[], deadline).await {
         Ok((Reply::Pong { node_id: other, .. }, _)) if other == *node_id => Ok(()),
         Ok((Reply::Pong { node_id: other, .. }, _)) => Err(format!("{other} answers at {address}")),
         Ok(_) => Err(format!("what answers at {address} is no node")),

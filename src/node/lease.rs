@@ -115,7 +115,7 @@ impl Asker {
             clock: node.0.versions.latest(),
         };
         let deadline = asked + Duration::from_millis(Ledger::LEASE_MS);
-        let (reply, dirty) = node.0.links.call(self.address, &request, &[], deadline).await?;
+        let (reply, dirty) = node.0.links.call((&self.member, self.address), &request, &[], deadline).await?;
         let Reply::Leased { ring: theirs, granted, clock, admission } = reply else { return Ok(false) };
         node.see_clock(clock);
         let contact =

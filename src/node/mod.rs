@@ -177,7 +177,7 @@ impl Node {
             membership::follow_events(node.clone(), node.0.gossip.events()),
         )));
         let links = node.clone();
-        tasks.spawn(task(vital("links", async move { links.0.links.follow_keyring().await })));
+        tasks.spawn(task(vital("links", async move { links.0.links.follow_security().await })));
         tasks.spawn(task(vital("leases", lease::run(node.clone()))));
         tasks.spawn(task(vital("pulse", lease::keep_pulse(node.clone()))));
         tasks.spawn(task(vital("joining", join::run(node.clone()))));

@@ -226,7 +226,7 @@ impl Node {
     ) -> Result<(Reply, Bytes), Failure> {
         let address = self.0.placement.load().addresses.get(node_id).copied();
         let unknown = || Failure::Elsewhere(NodeError::NodeNotFound(format!("{node_id} is not a member")));
-        Ok(self.0.links.call(address.ok_or_else(unknown)?, request, values, deadline).await?)
+        Ok(self.0.links.call((node_id, address.ok_or_else(unknown)?), request, values, deadline).await?)
     }
 }
 
@@ -236,9 +236,10 @@ impl From<LinkError> for Failure {
             LinkError::Overloaded(_) | LinkError::TooLong | LinkError::Late(_) => {
                 Failure::Final(error.into())
             }
-            LinkError::Unreachable { .. } | LinkError::Rejected { .. } | LinkError::Refused(_) => {
-                Failure::Elsewhere(error.into())
-            }
+            LinkError::Unreachable { .. }
+            | LinkError::Rejected { .. }
+            | LinkError::Refused(_)
+            | LinkError::Itself(_) => Failure::Elsewhere(error.into()),
             LinkError::Broken(_) | LinkError::Silent(_) => Failure::Doubtful(error.into()),
         }
     }

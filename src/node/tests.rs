@@ -16,13 +16,22 @@ use super::serve::answers;
 use super::{NewValue, Operation, Outcome};
 use crate::http::BATCH_OPERATIONS_MAX;
 use crate::link::{
-    self, BATCH_BYTES_MAX, Batch, Claim, FRAME_BYTES_LEAST, LinkConfig, Refusal, Reply, Request, Weight,
-    carried, cut,
+    self, BATCH_BYTES_MAX, Batch, Claim, FRAME_BYTES_LEAST, LinkConfig, Party, Refusal, Reply, Request,
+    Weight, carried, cut,
 };
-use crate::model::{Condition, ContentType, Entry, Key, Record, Slot, Tombstone, Version};
+use crate::model::{Condition, ContentType, Entry, Key, NodeId, Record, Slot, Tombstone, Version};
 
 fn frame_bytes_max(value_bytes_max: usize) -> usize {
-    let config = LinkConfig { cluster: "test".into(), keyring: None, tls: None, value_bytes_max, seed: 1 };
+    let me = Party { address: ([127, 0, 0, 1], 1).into(), node_id: NodeId::parse("n1").unwrap(), boot: 1 };
+    let config = LinkConfig {
+        cluster: "test".into(),
+        me,
+        keyring: None,
+        nonces: Arc::default(),
+        tls: None,
+        value_bytes_max,
+        seed: 1,
+    };
     config.frame_bytes_max()
 }
 

@@ -6,9 +6,13 @@
 
 mod api_key;
 mod files;
+mod handshake;
 mod proof;
 mod replay;
+mod seal;
 mod secret;
+mod session;
+mod stream;
 mod tls;
 
 use std::fmt;
@@ -22,10 +26,14 @@ use tracing::info;
 pub use self::api_key::{ApiKeys, Grant, Right};
 use self::files::Access;
 pub use self::files::FileError;
-pub use self::proof::{Call, End, Handshake, Hash, PROOF_HEADER, ProofError, bytes, hash, text};
+pub use self::handshake::{End, Handshake, Terms};
+pub use self::proof::{Call, Hash, PROOF_HEADER, ProofError, bytes, hash, text};
 pub use self::replay::{Replays, Stale, WINDOW_MS};
+pub use self::seal::{NotSealed, Opener, Sealer, TAG_BYTES};
 pub use self::secret::{KeyId, Keyring, Keys, Secret, SecretError};
-pub use self::tls::{ClientTls, FIRST_BYTE, Stream, Tls, TlsConfig};
+pub use self::session::Session;
+pub use self::stream::Stream;
+pub use self::tls::{ClientTls, FIRST_BYTE, Tls, TlsConfig};
 
 /// The secrets in use, now and whenever they change; none if the cluster has none, which does not change.
 pub type SharedKeyring = Option<watch::Receiver<Arc<Keyring>>>;

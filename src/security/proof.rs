@@ -1,12 +1,10 @@
-//! Proofs of holding the secret: of one HTTP call, and of the two ends of a link to each other.
+//! Proofs of holding the secret for one HTTP call, and the hashes that all proofs are made of.
 //!
-//! All are HMAC-SHA256 (RFC 2104), compared in constant time. A call's proof covers node, method, path, body and time, and is
-//! good for once. A link's proofs are made with a key of that one connection, out of a nonce of either side, so that nothing
-//! that was overheard opens another link.
+//! They are HMAC-SHA256 (RFC 2104), compared in constant time. A call's proof covers node, method, path, body and time, and is
+//! good for once.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
@@ -147,50 +145,6 @@ pub(super) fn keyed(key: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("HMAC takes keys of any length")
 }
 
-/// One end of a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// The one that asked for it.
-    Asking,
-    /// The one that answered.
-    Answering,
-}
-
-/// The handshake of one link: what each end shows to the other.
-pub struct Handshake(Hash);
-
-impl Handshake {
-    /// Of the connection with these nonces, between members of `cluster`; `purpose` is what else both ends have to agree on.
-    #[must_use]
-    pub fn new(keys: &Keys, cluster: &str, purpose: &str, asking: &Hash, answering: &Hash) -> Handshake {
-        let hkdf = Hkdf::<Sha256>::new(Some(&[&asking[..], &answering[..]].concat()), &keys.links);
-        let mut key = [0; HASH_BYTES];
-        let info = [&(cluster.len() as u64).to_be_bytes(), cluster.as_bytes(), purpose.as_bytes()].concat();
-        hkdf.expand(&info, &mut key).expect("32 bytes are within what HKDF gives");
-        Handshake(key)
-    }
-
-    /// What this end shows.
-    #[must_use]
-    pub fn proof(&self, end: End) -> Hash {
-        self.mac(end).finalize().into_bytes().into()
-    }
-
-    /// Whether the other end showed what only a holder of the secret can.
-    #[must_use]
-    pub fn is_proved(&self, end: End, shown: &[u8]) -> bool {
-        self.mac(end).verify_slice(shown).is_ok()
-    }
-
-    fn mac(&self, end: End) -> Hmac<Sha256> {
-        // Each end has its own word, so that neither can be answered with what it showed.
-        keyed(&self.0).chain_update(match end {
-            End::Asking => "asking",
-            End::Answering => "answering",
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::LazyLock;
@@ -256,29 +210,6 @@ mod tests {
         }
         for other in ["", "v1", "v2 x", &header[..header.len() - 1], &format!("{header} x")] {
             assert_eq!(check(*CALL, other), Err(ProofError::Missing), "{other}");
-        }
-    }
-
-    #[test]
-    fn the_ends_of_a_link_prove_themselves_to_each_other_for_that_link_only() {
-        let (ring, other) = (keyring(1), keyring(2));
-        let handshake = |keyring: &Keyring, cluster, purpose, nonces: [u8; 2]| {
-            let [asking, answering] = nonces.map(|byte| [byte; HASH_BYTES]);
-            Handshake::new(keyring.first(), cluster, purpose, &asking, &answering)
-        };
-        let ours = handshake(&ring, "shoal", "bulk", [1, 2]);
-        let proof = handshake(&ring, "shoal", "bulk", [1, 2]).proof(End::Asking);
-        assert!(ours.is_proved(End::Asking, &proof));
-        assert!(!ours.is_proved(End::Answering, &proof), "shown back to who showed it");
-        assert!(!ours.is_proved(End::Asking, &proof[..31]));
-        for stranger in [
-            handshake(&other, "shoal", "bulk", [1, 2]),
-            handshake(&ring, "herring", "bulk", [1, 2]),
-            handshake(&ring, "shoal", "requests", [1, 2]),
-            handshake(&ring, "shoal", "bulk", [1, 3]),
-            handshake(&ring, "shoal", "bulk", [3, 2]),
-        ] {
-            assert!(!ours.is_proved(End::Asking, &stranger.proof(End::Asking)));
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::process::PATIENCE;
 use crate::proxy::{Proxy, bind_both};
 
 /// A figure of the node, from `/metrics`.
-fn metric(node: &Node, name: &str) -> u64 {
+pub(crate) fn metric(node: &Node, name: &str) -> u64 {
     let text = node.get("/metrics").text();
     let line =
         text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {text}"));

@@ -5,6 +5,7 @@
 
 mod access;
 mod admission;
+mod authorities;
 mod cluster;
 mod command_line;
 mod conditional;
@@ -26,6 +27,7 @@ mod poison;
 mod process;
 mod proxy;
 mod refusals;
+mod relay;
 mod replication;
 mod secret;
 mod split;

@@ -242,7 +242,7 @@ fn a_link_without_proof_is_refused_or_closed_before_anything_of_it_is_read() {
     let cluster = sealed(2, &file);
     let upgrade = |fields: &str| {
         format!(
-            "GET /internal/link HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: shoal-link/1\r\n\
+            "GET /internal/link HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: shoal-link/2\r\n\
              shoal-cluster: shoal\r\n{fields}\r\n"
         )
     };
@@ -252,11 +252,13 @@ fn a_link_without_proof_is_refused_or_closed_before_anything_of_it_is_read() {
         upgrade("shoal-key: 00000000\r\nshoal-nonce: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\r\n");
     let refused = http::exchange(cluster[1].address, unknown.as_bytes()).expect("an answer");
     refused.expect_error(401, "unauthorized");
+    let names = "shoal-from: 127.0.0.1:9 x1 0000000000000007\r\nshoal-to: 127.0.0.1:8\r\n";
     // The name of the secret is no secret: a refused proof tells it to nobody, but assume that it is known.
     let (_, header) = proof(&["GET", "/", "--cluster-secret-file", &file]);
     let key = header.split(' ').nth(1).expect("the key's id");
-    let known =
-        upgrade(&format!("shoal-key: {key}\r\nshoal-nonce: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\r\n"));
+    let known = upgrade(&format!(
+        "shoal-key: {key}\r\nshoal-nonce: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\r\n{names}"
+    ));
     // A whole frame behind a guessed proof: closed, and not answered.
     let frame = [&[0; 32][..], &[1, 0, 0, 0, 1, 0, 0, 0, 0, 4, 0, 0, 1, 0, 0, 0, 7]].concat();
     for behind in [&frame[..], &[][..]] {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
 use tokio_rustls::rustls;
 
 use crate::files::{Folder, secret};
@@ -19,13 +19,13 @@ use crate::node::Node;
 use crate::process::{PATIENCE, Process, Signal, poll, run};
 
 /// An authority of the test's own.
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub(crate) pem: String,
 }
 
 impl Authority {
-    fn new(name: &str) -> Authority {
+    pub(crate) fn new(name: &str) -> Authority {
         let mut params = CertificateParams::new([]).expect("parameters");
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -35,7 +35,7 @@ impl Authority {
     }
 
     /// A certificate for these names, and its key.
-    fn issue(&self, names: &[&str]) -> (String, String) {
+    pub(crate) fn issue(&self, names: &[&str]) -> (String, String) {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new(names).expect("parameters");
@@ -44,21 +44,31 @@ impl Authority {
     }
 
     /// Writes a certificate for a node on loopback, and the authority's; gives the flags for them.
-    fn equip(&self, folder: &Folder) -> Vec<String> {
+    pub(crate) fn equip(&self, folder: &Folder) -> Vec<String> {
         let (cert, key) = self.issue(&["127.0.0.1", "localhost"]);
         let files =
             [("--tls-cert", "cert", &cert), ("--tls-key", "key", &key), ("--tls-ca", "ca", &self.pem)];
         files.iter().flat_map(|(flag, name, pem)| [(*flag).to_string(), folder.write(name, pem)]).collect()
     }
 
+    /// What a server needs that shows this certificate.
+    pub(crate) fn server((cert, key): (String, String)) -> Arc<ServerConfig> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let chain = vec![CertificateDer::from_pem_slice(cert.as_bytes()).expect("a certificate")];
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key");
+        let config = config.expect("its defaults fit").with_no_client_auth().with_single_cert(chain, key);
+        Arc::new(config.expect("they fit"))
+    }
+
     /// What a client needs that trusts this authority.
-    fn client(&self, own: Option<(String, String)>) -> Arc<ClientConfig> {
+    pub(crate) fn client(&self, own: Option<(String, String)>) -> Arc<ClientConfig> {
         client(&[self], own)
     }
 }
 
 /// What a client needs that trusts these authorities, and shows a certificate of its own.
-fn client(trusted: &[&Authority], own: Option<(String, String)>) -> Arc<ClientConfig> {
+pub(crate) fn client(trusted: &[&Authority], own: Option<(String, String)>) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     for authority in trusted {
         let certificate = CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("a certificate");
@@ -77,12 +87,12 @@ fn client(trusted: &[&Authority], own: Option<(String, String)>) -> Arc<ClientCo
     })
 }
 
-fn strs(flags: &[String]) -> Vec<&str> {
+pub(crate) fn strs(flags: &[String]) -> Vec<&str> {
     flags.iter().map(String::as_str).collect()
 }
 
 /// A request over TLS on a connection of its own, and the certificate that the node showed.
-fn request(
+pub(crate) fn request(
     config: &Arc<ClientConfig>,
     to: SocketAddr,
     method: &str,
@@ -107,7 +117,7 @@ fn request(
 
 /// Nodes that speak TLS among each other and to clients. They cannot be asked without it, so they say in their logs that
 /// they have found each other.
-fn start(nodes: usize, flags: &[String], config: &Arc<ClientConfig>) -> Vec<Node> {
+pub(crate) fn start(nodes: usize, flags: &[String], config: &Arc<ClientConfig>) -> Vec<Node> {
     let mut started: Vec<Node> = Vec::new();
     for number in 1..=nodes {
         let join = started.first().map(|first| format!("--join={}", first.address));
@@ -120,7 +130,7 @@ fn start(nodes: usize, flags: &[String], config: &Arc<ClientConfig>) -> Vec<Node
     started
 }
 
-fn members(node: &Node, config: &Arc<ClientConfig>) -> Option<u64> {
+pub(crate) fn members(node: &Node, config: &Arc<ClientConfig>) -> Option<u64> {
     let (answer, _) = request(config, node.address, "GET", "/admin/cluster", b"").ok()?;
     answer.json()["cluster_status"]["healthy_nodes"].as_u64()
 }
@@ -237,14 +247,14 @@ fn unusable_certificates_are_named_before_anything_starts() {
 }
 
 /// Asks the nodes in turn, all the time, on connections of their own and on kept ones.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
     threads: Vec<std::thread::JoinHandle<Vec<String>>>,
 }
 
 impl Load {
-    fn start(nodes: &[Node], config: &Arc<ClientConfig>) -> Load {
+    pub(crate) fn start(nodes: &[Node], config: &Arc<ClientConfig>) -> Load {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let addresses: Vec<SocketAddr> = nodes.iter().map(|node| node.address).collect();
         let threads = (0..3).map(|number: usize| {
@@ -275,7 +285,7 @@ impl Load {
         Load { stop, done, threads }
     }
 
-    fn end(self) -> (u64, Vec<String>) {
+    pub(crate) fn end(self) -> (u64, Vec<String>) {
         self.stop.store(true, Ordering::Relaxed);
         let failures = self.threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect();
         (self.done.load(Ordering::Relaxed), failures)
@@ -283,7 +293,7 @@ impl Load {
 }
 
 /// Has each node read its files again, one after the other, as a person would.
-fn reload(nodes: &mut [Node]) {
+pub(crate) fn reload(nodes: &mut [Node]) {
     for node in nodes {
         let read =
             |node: &Node| node.log().text().matches("secrets, certificates and keys were read again").count();
