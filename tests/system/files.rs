@@ -6,7 +6,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::process::{Ended, run};
+use crate::process::{Ended, PATIENCE, poll, run};
 
 /// A folder that is gone with its handle.
 pub(crate) struct Folder(PathBuf);
@@ -126,7 +126,7 @@ fn secrets_as_orchestrators_mount_them_are_taken() {
     let mounted = folder.path("mount/secret").to_str().expect("a path").to_string();
     for file in [&mounted, &own] {
         let node = crate::node::Node::start("n1", &["--cluster-secret-file", file]);
-        assert_eq!(node.get("/api/v1/health").status, 200);
+        assert!(poll(PATIENCE, || node.is_healthy()), "{}", node.log().tail(8));
     }
 }
 
