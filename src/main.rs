@@ -2,15 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use shoal::cli::{self, Cli};
-
 /// Keeps resident memory at what the store counts, also with many threads and values of many sizes; its settings are in
 /// `.cargo/config.toml`, the measurement in `benches/memory.rs`.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    cli::run(Cli::parse()).await
+fn main() -> ExitCode {
+    shoal::cli::main()
 }

@@ -45,23 +45,32 @@ where
 }
 
 /// A task without which this node would be half alive: members would take it for well, and it would not do its part. If it
-/// panics, the process says so and ends.
+/// panics, the process ends, and says so if it can.
 pub async fn vital<F: Future>(what: &'static str, future: F) -> F::Output {
-    AssertUnwindSafe(future).catch_unwind().await.unwrap_or_else(|panic| {
-        tracing::error!(task = what, "a task that this node cannot be without has panicked: the node stops");
-        end(panic)
-    })
+    let ended = AssertUnwindSafe(future).catch_unwind().await;
+    ended.unwrap_or_else(|panic| end(&format!("critical task {what:?} panicked; exiting"), Some(panic)))
+}
+
+/// A [`vital`] task that never ends by itself, only with the node: the process ends if it does.
+pub async fn endless(what: &'static str, future: impl Future<Output = ()>) {
+    vital(what, future).await;
+    end(&format!("critical task {what:?} has ended; exiting"), None)
 }
 
 #[cfg(not(feature = "sim"))]
-fn end(_: Box<dyn Any + Send>) -> ! {
+fn end(reason: &str, _: Option<Box<dyn Any + Send>>) -> ! {
+    // The process ends whatever becomes of its last words.
+    let _ = std::panic::catch_unwind(|| crate::telemetry::last_words(reason));
     std::process::exit(PANICKED)
 }
 
 /// Here many nodes share the process, which notices panics itself.
 #[cfg(feature = "sim")]
-fn end(panic: Box<dyn Any + Send>) -> ! {
-    std::panic::resume_unwind(panic)
+fn end(reason: &str, panic: Option<Box<dyn Any + Send>>) -> ! {
+    match panic {
+        Some(panic) => std::panic::resume_unwind(panic),
+        None => panic!("{reason}"),
+    }
 }
 
 /// The first byte that arrives, which stays to be read; none if the other side closes instead.
@@ -127,30 +136,84 @@ impl std::fmt::Debug for WallClock {
 
 #[cfg(all(test, not(feature = "sim")))]
 mod tests {
-    use std::process::Command;
+    use std::io::Write;
+    use std::process::{Command, Stdio};
 
     use super::*;
 
-    const CHILD: &str = "SHOAL_TEST_PANICS";
-    const NAME: &str = "net::tests::a_panic_in_a_vital_task_ends_the_process";
+    const CHILD: &str = "SHOAL_TEST_ENDS";
 
-    /// Runs this very test in a process of its own, which is to end.
+    async fn panics() {
+        panic!("out of order")
+    }
+
+    /// A node's process that is nothing but its vital task.
+    fn run_child(how: &str) {
+        let logs = crate::telemetry::Logs::start().unwrap();
+        let id = crate::model::NodeId::parse("n1").unwrap();
+        logs.begin(Some(crate::telemetry::LogFormat::Json), "off", &id).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            match how {
+                "panics" => drop(spawn_vital("gossip", panics())),
+                "panics, endless" => drop(spawn(endless("gossip", panics()))),
+                _ => drop(spawn(endless("gossip", async {}))),
+            }
+            std::future::pending::<()>().await;
+        });
+    }
+
+    /// Runs the test of this name in a process of its own, which is to end.
+    fn child(test: &str, how: &str) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", &format!("net::tests::{test}"), "--nocapture"]).env(CHILD, how);
+        command
+    }
+
     #[test]
-    fn a_panic_in_a_vital_task_ends_the_process() {
-        if std::env::var_os(CHILD).is_some() {
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                spawn_vital("gossip", async { panic!("out of order") });
-                std::future::pending::<()>().await;
-            });
+    fn a_vital_task_that_ends_takes_the_process_with_it_and_says_so_in_the_log() {
+        if let Ok(how) = std::env::var(CHILD) {
+            return run_child(&how);
         }
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", NAME, "--nocapture"])
-            .env(CHILD, "1")
-            .output()
-            .unwrap();
-        assert_eq!(child.status.code(), Some(PANICKED));
-        let said = String::from_utf8_lossy(&child.stderr).into_owned();
-        assert!(said.contains("out of order"), "{said}");
+        let name = "a_vital_task_that_ends_takes_the_process_with_it_and_says_so_in_the_log";
+        for (how, said) in [
+            ("panics", "panicked: out of order"),
+            ("panics, endless", "panicked; exiting"),
+            ("returns", "has ended; exiting"),
+        ] {
+            let child = child(name, how).output().unwrap();
+            assert_eq!(child.status.code(), Some(PANICKED), "{how}");
+            let log = String::from_utf8(child.stderr).unwrap();
+            let lines: Vec<serde_json::Value> =
+                log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+            assert!(lines.iter().any(|line| line["message"].as_str().unwrap().contains(said)), "{log}");
+        }
+    }
+
+    #[test]
+    fn a_vital_task_ends_the_process_also_when_nothing_can_be_said() {
+        if let Ok(how) = std::env::var(CHILD) {
+            return run_child(&how);
+        }
+        let name = "a_vital_task_ends_the_process_also_when_nothing_can_be_said";
+        let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+        for how in ["panics", "returns"] {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            let (stalled, mut stuck) = std::io::pipe().unwrap();
+            let other = stuck.try_clone().unwrap();
+            std::thread::spawn(move || while stuck.write_all(&[b'\n'; 4096]).is_ok() {});
+            for log in [Stdio::from(full()), writer.into(), other.into()] {
+                let mut child = child(name, how).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+                let status = (0..500).find_map(|_| {
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                    child.try_wait().unwrap()
+                });
+                // Fails when it has ended, as it should.
+                let _ = child.kill();
+                assert_eq!(status.and_then(|status| status.code()), Some(PANICKED), "{how}");
+            }
+            drop(stalled);
+        }
     }
 }

@@ -17,7 +17,7 @@ use crate::gossip::{self, Identity};
 use crate::http;
 use crate::link::{LinkConfig, Party, Pool};
 use crate::model::NodeId;
-use crate::net::{TcpListener, UdpSocket, WallClock, spawn_vital};
+use crate::net::{TcpListener, UdpSocket, WallClock, endless, spawn_vital};
 use crate::node::{Node, Stop};
 use crate::security::{FileError, Security};
 use crate::telemetry::Metrics;
@@ -131,10 +131,10 @@ pub fn start(
         wall.clone(),
         metrics.clone(),
     );
-    tasks.spawn(async move {
-        // Ends only with the runtime, or by a panic that has been reported.
+    tasks.spawn(endless("gossip", async move {
+        // An error would be a panic, which has ended the process.
         let _ = gossip_task.await;
-    });
+    }));
     let link = LinkConfig {
         cluster: config.gossip.cluster.clone(),
         me,

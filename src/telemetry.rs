@@ -4,6 +4,7 @@
 //! count apart. Handles are resolved once: counting on the request path is one atomic addition.
 
 mod logs;
+mod seldom;
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use prometheus::{
     TextEncoder,
 };
 
-pub use self::logs::{LogFormat, Seldom, start_logging};
+pub use self::logs::{ACCESS_LOG, LogFormat, Logs, last_words};
+pub use self::seldom::Seldom;
 use crate::model::NodeId;
 
 /// A count that only grows.
@@ -104,7 +106,7 @@ pub struct Metrics {
     pub gossip_sent_bytes: Counter,
     pub gossip_received: Counter,
     pub gossip_received_bytes: Counter,
-    pub gossip_rejected: Counter,
+    gossip_rejected: IntCounterVec,
     pub link_sent_bytes: Counter,
     pub link_received_bytes: Counter,
     pub link_connects: Counter,
@@ -148,6 +150,11 @@ impl Metrics {
             registry.register(Box::new(family.clone())).expect("a distinct name");
             family
         };
+        let help = "Datagrams that were not this cluster's, by reason.";
+        let rejections = IntCounterVec::new(Opts::new("shoal_gossip_rejected_total", help), &["reason"])
+            .expect("a valid name");
+        registry.register(Box::new(rejections.clone())).expect("a distinct name");
+        registry.register(Box::new(logs::dropped().clone())).expect("a distinct name");
         Arc::new(Metrics {
             requests: request_histograms(&registry),
             hits: counter("cache_hits_total", "Reads that found their key on this node."),
@@ -171,10 +178,7 @@ impl Metrics {
                 "shoal_gossip_received_bytes_total",
                 "Bytes of the datagrams received.",
             ),
-            gossip_rejected: counter(
-                "shoal_gossip_rejected_total",
-                "Datagrams that were not this cluster's.",
-            ),
+            gossip_rejected: rejections,
             link_sent_bytes: counter("shoal_link_sent_bytes_total", "Bytes sent to peers over links."),
             link_received_bytes: counter(
                 "shoal_link_received_bytes_total",
@@ -241,6 +245,16 @@ impl Metrics {
     /// Counts something that was turned away.
     pub fn refuse(&self, limit: Limit) {
         self.refused[limit as usize].inc();
+    }
+
+    /// Has these reasons shown from the start: a rate cannot be told from a first count.
+    pub fn show_rejections(&self, reasons: &[&str]) {
+        reasons.iter().for_each(|reason| drop(self.gossip_rejected.with_label_values(&[reason])));
+    }
+
+    /// Counts a datagram that was dropped. There must be few reasons.
+    pub fn reject_datagram(&self, reason: &str) {
+        self.gossip_rejected.with_label_values(&[reason]).inc();
     }
 
     /// How many connections are open.

@@ -12,7 +12,7 @@ use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{Failure, node, output, watch};
 use crate::client::{Access, Client, Cluster};
@@ -21,6 +21,9 @@ use crate::client::{Access, Client, Cluster};
 const FORMING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a node may take to stop before it is killed.
 const STOPPING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the word that the nodes are stopped may take to be read.
+const FAREWELL_TIMEOUT: Duration = Duration::from_millis(100);
 
 #[derive(Args, Debug)]
 pub(super) struct DemoArgs {
@@ -66,8 +69,8 @@ pub(super) async fn run(args: &DemoArgs) -> Result<(), Failure> {
         () = stop_wanted() => Ok(()),
         ended = play(args, &mut nodes, &logs) => ended,
     };
-    // The terminal may be gone, and the nodes are to stop all the same.
-    let _ = output::line("\nstopping the nodes");
+    // The terminal may be gone, or stuck, and the nodes are to stop all the same.
+    let _ = timeout(FAREWELL_TIMEOUT, output::line("\nstopping the nodes")).await;
     stop(&mut nodes).await;
     ended
 }
@@ -106,7 +109,7 @@ async fn play(args: &DemoArgs, nodes: &mut Vec<Node>, logs: &Logs) -> Result<(),
         nodes.push(start(args, index, logs)?);
     }
     wait_until_formed(args, nodes, logs).await?;
-    output::write(introduction(args, nodes, logs))?;
+    output::write(introduction(args, nodes, logs)).await?;
     tokio::select! {
         failure = follow(args) => Err(failure),
         failure = report_deaths(nodes) => Err(failure),
@@ -242,7 +245,7 @@ async fn report_deaths(nodes: &mut [Node]) -> Failure {
             if let Ok(Some(status)) = node.process.try_wait() {
                 node.ended = true;
                 let line = format!("              the process of {} ended: {status}", node.name);
-                if let Err(failure) = output::line(&line) {
+                if let Err(failure) = output::line(&line).await {
                     return failure;
                 }
             }

@@ -17,6 +17,6 @@ pub(super) struct GetArgs {
 pub(super) async fn run(args: &GetArgs) -> Result<(), Failure> {
     let hit = args.target.client()?.get(&args.key).await?;
     let hit = hit.ok_or_else(|| Failure::Refused(format!("{:?} not found", args.key)))?;
-    output::write(&hit.value)?;
-    if io::stdout().is_terminal() { output::write("\n") } else { Ok(()) }
+    output::write(&hit.value).await?;
+    if io::stdout().is_terminal() { output::write("\n").await } else { Ok(()) }
 }

@@ -25,7 +25,7 @@ enum RightArg {
 
 /// The line for the file goes to standard output, so that it can be appended to the file; what the client has to show goes to
 /// standard error, where a person sees it once.
-pub(super) fn run(args: KeyArgs) -> Result<(), Failure> {
+pub(super) async fn run(args: KeyArgs) -> Result<(), Failure> {
     let has = |right| args.rights.contains(&right);
     let grant = Grant {
         read: has(RightArg::Read),
@@ -34,7 +34,7 @@ pub(super) fn run(args: KeyArgs) -> Result<(), Failure> {
         prefix: args.prefix,
     };
     let (shown, line) = grant.issue(&mut rand::rng()).map_err(Failure::Usage)?;
-    output::line(&line)?;
-    eprintln!("The key of {}, which is kept nowhere else: {shown}", grant.name);
-    Ok(())
+    // First: a line in the file is of no use without the key.
+    output::side_line(&format!("The key of {}, which is kept nowhere else: {shown}", grant.name)).await?;
+    output::line(&line).await
 }

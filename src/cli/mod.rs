@@ -9,9 +9,11 @@ mod nodes;
 mod output;
 mod proof;
 mod put;
+mod runtime;
 mod secret;
 mod watch;
 
+use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -22,6 +24,9 @@ use tokio_rustls::rustls;
 use crate::client::{Access, Client, ClientError, ClientTls};
 use crate::config::NodeArgs;
 use crate::security::{self, FileError};
+
+/// Usage, and everything else that starting again the same way would not mend.
+const UNUSABLE: u8 = 2;
 
 /// A gossip-based peer-to-peer cache: equal nodes, one address each, HTTP from any of them.
 #[derive(Debug, Parser)]
@@ -150,10 +155,51 @@ impl From<ClientError> for Failure {
     }
 }
 
-/// Runs the command, and says how it ended.
-pub async fn run(cli: Cli) -> ExitCode {
-    let done = match cli.command {
-        Command::Node(args) => return node::run(&args).await,
+/// Reads the command line, runs the command, says how it ended.
+#[must_use]
+pub fn main() -> ExitCode {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(help) => return show(&help),
+    };
+    let runtime = match command {
+        Command::Node(args) => return node::run(&args),
+        _ => runtime::of_command(),
+    };
+    match runtime {
+        Ok(runtime) => {
+            let code = runtime.block_on(run(command));
+            // Waits for nothing that is still to be written or resolved.
+            runtime.shutdown_background();
+            code
+        }
+        Err(reason) => fail(&reason),
+    }
+}
+
+/// Shows what clap has to say: help, the version, or what is wrong with the command line.
+fn show(help: &clap::Error) -> ExitCode {
+    match help.print() {
+        Err(error) if !help.use_stderr() && error.kind() != ErrorKind::BrokenPipe => {
+            fail(&format!("standard output: {error}"));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::from(help.exit_code() as u8),
+    }
+}
+
+/// Says why nothing could be begun, which the exit code tells also where that cannot be read.
+fn fail(reason: &str) -> ExitCode {
+    let _ = writeln!(io::stderr(), "shoal: {reason}");
+    ExitCode::from(UNUSABLE)
+}
+
+/// Runs any command but `node`.
+async fn run(command: Command) -> ExitCode {
+    // People have seen enough of these, whatever comes after; where data is cut off, that is an error.
+    let is_for_people = matches!(command, Command::Demo(_) | Command::Nodes(_) | Command::Watch(_));
+    let done = match command {
+        Command::Node(args) => return node::run(&args),
         Command::Demo(args) => demo::run(&args).await,
         Command::Get(args) => get::run(&args).await,
         Command::Put(args) => put::run(args).await,
@@ -163,16 +209,18 @@ pub async fn run(cli: Cli) -> ExitCode {
             Ok(access) => watch::run(&target.node, &access).await,
             Err(failure) => Err(failure),
         },
-        Command::Secret => secret::run(),
-        Command::Key(args) => key::run(args),
-        Command::Proof(args) => proof::run(args),
+        Command::Secret => secret::run().await,
+        Command::Key(args) => key::run(args).await,
+        Command::Proof(args) => proof::run(args).await,
     };
     let (code, reason) = match done {
-        Ok(()) | Err(Failure::NobodyReads) => return ExitCode::SUCCESS,
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::NobodyReads) if is_for_people => return ExitCode::SUCCESS,
+        Err(Failure::NobodyReads) => return ExitCode::FAILURE,
         Err(Failure::Refused(reason)) => (1, reason),
-        Err(Failure::Usage(reason)) => (2, reason),
+        Err(Failure::Usage(reason)) => (UNUSABLE, reason),
         Err(Failure::Unreachable(reason)) => (3, reason),
     };
-    eprintln!("shoal: {reason}");
+    output::complain(&reason).await;
     ExitCode::from(code)
 }

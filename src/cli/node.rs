@@ -8,22 +8,38 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
+use super::runtime::{self, NodeRuntime};
 use crate::config::{Config, NodeArgs};
-use crate::net::WallClock;
+use crate::net::{WallClock, vital};
 use crate::node::Stop;
 use crate::security::Security;
-use crate::{server, telemetry};
+use crate::server;
+use crate::telemetry::{self, Logs};
 
-/// Usage, and everything else that starting again the same way would not mend.
-const UNUSABLE: u8 = 2;
 /// Files besides clients' connections: links, sockets to listen on, standard output.
 const OTHER_FILES: usize = 512;
 
 /// Runs the node.
-pub(super) async fn run(args: &NodeArgs) -> ExitCode {
+pub(super) fn run(args: &NodeArgs) -> ExitCode {
+    // First: nothing that a node does may depend on whether its log can be written.
+    let logs = match Logs::start() {
+        Ok(logs) => logs,
+        Err(error) => return super::fail(&runtime::too_few(&error)),
+    };
+    let NodeRuntime { runtime, shortage } = match runtime::of_node() {
+        Ok(started) => started,
+        Err(reason) => return fail(&reason),
+    };
+    let code = runtime.block_on(vital("main", serve(args, &logs, shortage)));
+    // Names that are still being resolved keep no node from stopping.
+    runtime.shutdown_background();
+    code
+}
+
+async fn serve(args: &NodeArgs, logs: &Logs, shortage: Option<String>) -> ExitCode {
     // Before anything else: until it is caught, it ends the process. Fails only for kinds that may not be caught.
     let hangup = signal(SignalKind::hangup()).expect("SIGHUP can be caught");
-    let started = match start(args).await {
+    let started = match start(args, logs, shortage).await {
         Ok(started) => started,
         Err(reason) => return fail(&reason),
     };
@@ -42,17 +58,20 @@ pub(super) async fn run(args: &NodeArgs) -> ExitCode {
     }
 }
 
-async fn start(args: &NodeArgs) -> Result<server::Server, String> {
+async fn start(args: &NodeArgs, logs: &Logs, shortage: Option<String>) -> Result<server::Server, String> {
     let config = Config::try_from(args).map_err(|error| error.to_string())?;
     let security = Security::load(config.security.clone()).map_err(|error| error.to_string())?;
     let bound = server::bind(config.listen).await.map_err(|error| error.to_string())?;
     let node_id = server::node_id(&config, &bound);
-    telemetry::start_logging(args.log_format, &args.log, &node_id)
+    logs.begin(args.log_format, &args.log, &node_id)
         .map_err(|error| format!("--log {:?}: {error}", args.log))?;
     let is_open = config.security.secret.is_none() && !config.listen.ip().is_loopback();
     let connections = config.http.limits.connections;
     let started = server::start(config, Arc::new(security), bound, WallClock::system(), &mut rand::rng());
     raise_file_limit(connections);
+    if let Some(shortage) = shortage {
+        warn!("this node has fewer threads than processors: {shortage}");
+    }
     if is_open {
         warn!("this cluster has no secret (--insecure): whoever reaches this address may do everything");
     }
@@ -87,8 +106,8 @@ fn raise_file_limit(connections: usize) {
 }
 
 fn fail(reason: &str) -> ExitCode {
-    eprintln!("shoal: {reason}");
-    ExitCode::from(UNUSABLE)
+    telemetry::last_words(reason);
+    ExitCode::from(super::UNUSABLE)
 }
 
 pub(super) async fn signalled() {

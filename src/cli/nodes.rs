@@ -4,7 +4,7 @@ use super::{Failure, Target, output};
 use crate::client::{Cluster, Member};
 
 pub(super) async fn run(target: &Target) -> Result<(), Failure> {
-    output::write(render(&target.client()?.cluster().await?))
+    output::write(render(&target.client()?.cluster().await?)).await
 }
 
 fn render(cluster: &Cluster) -> String {

@@ -32,7 +32,7 @@ pub(super) struct ProofArgs {
     cluster: String,
 }
 
-pub(super) fn run(args: ProofArgs) -> Result<(), Failure> {
+pub(super) async fn run(args: ProofArgs) -> Result<(), Failure> {
     let usage = |error: &dyn std::fmt::Display| Failure::Usage(error.to_string());
     let security = SecurityArgs { cluster_secret_file: args.cluster_secret_file, ..SecurityArgs::default() };
     let source = security.secret().map_err(|error| usage(&error))?;
@@ -48,5 +48,5 @@ pub(super) fn run(args: ProofArgs) -> Result<(), Failure> {
         Call { cluster: &args.cluster, node: &node, method: &args.method.to_uppercase(), target: &args.path };
     let now_ms = WallClock::system().now_ms();
     let proof = call.prove(&keyring, &body.transpose()?.unwrap_or_default(), now_ms, rand::rng().random());
-    output::line(&format!("{PROOF_HEADER}: {proof}"))
+    output::line(&format!("{PROOF_HEADER}: {proof}")).await
 }

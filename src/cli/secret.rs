@@ -3,6 +3,6 @@
 use super::{Failure, output};
 use crate::security::Secret;
 
-pub(super) fn run() -> Result<(), Failure> {
-    output::line(&Secret::generate(&mut rand::rng()).to_text())
+pub(super) async fn run() -> Result<(), Failure> {
+    output::line(&Secret::generate(&mut rand::rng()).to_text()).await
 }

@@ -31,13 +31,13 @@ pub(super) async fn run(address: &str, access: &Access) -> Result<(), Failure> {
                 Ok(event) => {
                     known.learn(&event);
                     for line in render(&event, &zone) {
-                        output::line(&line)?;
+                        output::line(&line).await?;
                     }
                 }
                 Err(error) => break error,
             }
         };
-        say(&lost.to_string())?;
+        say(&lost.to_string()).await?;
         stream = loop {
             match another(&mut known, access).await {
                 Ok(stream) => break stream,
@@ -46,7 +46,7 @@ pub(super) async fn run(address: &str, access: &Access) -> Result<(), Failure> {
             }
             sleep(ROUND_PAUSE).await;
         };
-        say(&format!("now listening to {}", known.current))?;
+        say(&format!("now listening to {}", known.current)).await?;
         rounds = 0;
     }
 }
@@ -66,8 +66,9 @@ async fn another(known: &mut Known, access: &Access) -> Result<crate::client::Ev
     Err(last.unwrap_or_else(|| ClientError::Protocol("no other node is known".into())))
 }
 
-fn say(what: &str) -> Result<(), Failure> {
-    output::line(&format!("{}  {what}", local_time(&Timestamp::now().to_string(), &TimeZone::system())))
+async fn say(what: &str) -> Result<(), Failure> {
+    let time = local_time(&Timestamp::now().to_string(), &TimeZone::system());
+    output::line(&format!("{time}  {what}")).await
 }
 
 /// The nodes that have been heard of, by name.

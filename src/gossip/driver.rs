@@ -49,6 +49,7 @@ pub fn start(
     let (publish, view) = watch::channel(Arc::new(machine.members().clone()));
     let (events, _) = broadcast::channel(EVENTS_KEPT);
     let buckets = Buckets::new(now.instant);
+    metrics.show_rejections(&Rejected::KINDS);
     let driver = Driver {
         socket,
         machine,
@@ -58,7 +59,7 @@ pub fn start(
         publish,
         events: events.clone(),
         buckets,
-        complaint: Seldom::default(),
+        complaints: Seldom::default(),
     };
     (Gossip { identity, commands, view, events }, spawn_vital("gossip", driver.run()))
 }
@@ -72,7 +73,7 @@ struct Driver {
     publish: watch::Sender<Arc<crate::model::Members>>,
     events: broadcast::Sender<GossipEvent>,
     buckets: Buckets,
-    complaint: Seldom<()>,
+    complaints: Seldom<&'static str>,
 }
 
 impl Driver {
@@ -136,9 +137,9 @@ impl Driver {
             false => Err(Rejected::TooMany),
         };
         let Err(reason) = received else { return };
-        self.metrics.gossip_rejected.inc();
-        if self.complaint.is_due(()) {
-            warn!(%from, %reason, "dropped a datagram; more of these are counted, not logged, for a minute");
+        self.metrics.reject_datagram(reason.kind());
+        if self.complaints.is_due(reason.kind()) {
+            warn!(%from, %reason, "dropped a datagram; more like this are counted, not logged, for a minute");
         }
     }
 

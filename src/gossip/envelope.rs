@@ -64,6 +64,43 @@ pub enum Rejected {
     TooMany,
 }
 
+impl Rejected {
+    /// All that [`Rejected::kind`] gives.
+    pub const KINDS: [&str; 12] = [
+        "foreign",
+        "version",
+        "cluster",
+        "damaged",
+        "unsealed",
+        "sealed",
+        "unknown_key",
+        "forged",
+        "out_of_time",
+        "replayed",
+        "forgotten",
+        "too_many",
+    ];
+
+    /// The reason without its details, as metrics and logs tell kinds apart.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Rejected::Foreign => "foreign",
+            Rejected::Version(_) => "version",
+            Rejected::Cluster => "cluster",
+            Rejected::Damaged => "damaged",
+            Rejected::Unsealed => "unsealed",
+            Rejected::Sealed => "sealed",
+            Rejected::UnknownKey(_) => "unknown_key",
+            Rejected::Forged => "forged",
+            Rejected::Stale(Stale::OutOfTime(_)) => "out_of_time",
+            Rejected::Stale(Stale::Replayed) => "replayed",
+            Rejected::Stale(Stale::Forgotten) => "forgotten",
+            Rejected::TooMany => "too_many",
+        }
+    }
+}
+
 /// Seals and opens the datagrams of one cluster.
 #[derive(Debug)]
 pub(super) struct Envelope {

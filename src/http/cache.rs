@@ -197,6 +197,6 @@ fn note(edge: &Edge, operation: &Operation, result: &Result<(Done, Route), NodeE
             Err(_) => "error",
         };
         let duration = format!("{}ms", took.as_millis());
-        tracing::info!(operation = name, key = operation.key().as_str(), duration, status, "request");
+        tracing::info!(target: telemetry::ACCESS_LOG, operation = name, key = operation.key().as_str(), duration, status, "request");
     }
 }

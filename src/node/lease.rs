@@ -16,7 +16,7 @@ use super::placement::{EXCUSED_AFTER, Placement};
 use super::{Contact, Node};
 use crate::link::{Admission, LinkError, Reply, Request, SILENCE};
 use crate::model::{Fingerprint, Ledger, NodeId, SlotSet};
-use crate::net::task;
+use crate::net::{task, vital};
 
 /// Pause between two questions to one member.
 const PERIOD: Duration = Duration::from_millis(150);
@@ -38,7 +38,8 @@ pub(super) async fn run(node: Node) {
         for (member, address) in placement.others() {
             let asker =
                 Asker { node: node.clone(), placement: placement.clone(), member: member.clone(), address };
-            asking.spawn(task(asker.run()));
+            // Nobody waits for it: a panic would leave this node without that member's lease for ever.
+            asking.spawn(task(vital("leases", asker.run())));
         }
         loop {
             tokio::select! {

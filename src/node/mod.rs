@@ -49,7 +49,7 @@ use crate::link::{Admission, Answer, Pool, Request, Service};
 use crate::model::{
     Clock, Condition, Key, Ledger, Lookup, Members, NodeId, Record, Ring, Store, StoreConfig,
 };
-use crate::net::{WallClock, task, vital};
+use crate::net::{WallClock, endless, task, vital};
 use crate::telemetry::{Metrics, Seldom};
 
 /// What a node has to be told.
@@ -171,19 +171,18 @@ impl Node {
             links,
             metrics,
         }));
-        tasks.spawn(task(vital("membership", membership::follow_view(node.clone()))));
-        tasks.spawn(task(vital(
-            "membership",
-            membership::follow_events(node.clone(), node.0.gossip.events()),
-        )));
+        let (view, events) = (node.clone(), node.0.gossip.events());
+        tasks.spawn(task(endless("membership", membership::follow_view(view))));
+        tasks.spawn(task(endless("membership", membership::follow_events(node.clone(), events))));
+        // It ends when the keyring's owner goes first.
         let links = node.clone();
         tasks.spawn(task(vital("links", async move { links.0.links.follow_security().await })));
-        tasks.spawn(task(vital("leases", lease::run(node.clone()))));
-        tasks.spawn(task(vital("pulse", lease::keep_pulse(node.clone()))));
-        tasks.spawn(task(vital("joining", join::run(node.clone()))));
-        tasks.spawn(task(vital("sync", sync::run(node.clone()))));
-        tasks.spawn(task(vital("tidying", tidy::run(node.clone()))));
-        tasks.spawn(task(vital("sweeping", tidy::sweep(node.clone()))));
+        tasks.spawn(task(endless("leases", lease::run(node.clone()))));
+        tasks.spawn(task(endless("pulse", lease::keep_pulse(node.clone()))));
+        tasks.spawn(task(endless("joining", join::run(node.clone()))));
+        tasks.spawn(task(endless("sync", sync::run(node.clone()))));
+        tasks.spawn(task(endless("tidying", tidy::run(node.clone()))));
+        tasks.spawn(task(endless("sweeping", tidy::sweep(node.clone()))));
         node
     }
 

@@ -11,12 +11,16 @@ use crate::node::Node;
 use crate::process::PATIENCE;
 use crate::proxy::{Proxy, bind_both};
 
-/// A figure of the node, from `/metrics`.
-pub(crate) fn metric(node: &Node, name: &str) -> u64 {
+/// The reasons for which the node has dropped datagrams, and how many.
+fn reasons(node: &Node) -> Vec<(String, u64)> {
     let text = node.get("/metrics").text();
-    let line =
-        text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {text}"));
-    line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
+    let rejected = text.lines().filter(|line| line.starts_with("shoal_gossip_rejected_total{"));
+    let parsed = rejected.map(|line| {
+        let reason = line.split("reason=\"").nth(1)?.split('"').next()?;
+        Some((reason.to_string(), line.rsplit(' ').next()?.parse().ok()?))
+    });
+    let all = parsed.collect::<Option<Vec<_>>>().expect("reasons and numbers");
+    all.into_iter().filter(|(_, count)| *count > 0).collect()
 }
 
 /// Two nodes behind proxies that remember what passes, with these flags.
@@ -40,7 +44,7 @@ fn proxied(flags: &[&str], cluster: &mut Cluster) -> [Proxy; 2] {
 fn send_all(cluster: &Cluster, number: usize, datagrams: &[Vec<u8>]) -> u64 {
     let node = &cluster[number];
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-    let before = [metric(node, "shoal_gossip_rejected_total"), metric(node, "shoal_gossip_received_total")];
+    let before = [node.metric("shoal_gossip_rejected_total"), node.metric("shoal_gossip_received_total")];
     for datagrams in datagrams.chunks(50) {
         for datagram in datagrams {
             socket.send_to(datagram, node.address).expect("it is sent");
@@ -49,9 +53,9 @@ fn send_all(cluster: &Cluster, number: usize, datagrams: &[Vec<u8>]) -> u64 {
         sleep(Duration::from_millis(5));
     }
     cluster.wait_until("all have arrived", PATIENCE, || {
-        metric(node, "shoal_gossip_received_total") >= before[1] + datagrams.len() as u64
+        node.metric("shoal_gossip_received_total") >= before[1] + datagrams.len() as u64
     });
-    metric(node, "shoal_gossip_rejected_total") - before[0]
+    node.metric("shoal_gossip_rejected_total") - before[0]
 }
 
 #[test]
@@ -81,9 +85,23 @@ fn forged_datagrams_change_nothing() {
         let rejected = send_all(&cluster, number, &forged);
         assert!(rejected >= forged.len() as u64, "{rejected} of {} were rejected", forged.len());
         let complaints = cluster[number].log().text().matches("dropped a datagram").count();
-        assert_eq!(complaints, 1, "one line a minute");
+        assert_eq!(complaints, reasons(&cluster[number]).len(), "one line a minute for each reason");
     }
     assert!(cluster.is_whole());
+}
+
+#[test]
+fn junk_hides_no_other_reason_in_the_log() {
+    let cluster = Cluster::start(1);
+    let (foreign, version) = (vec![0; 64], vec![0xB5; 64]);
+    let junk = [vec![foreign; 100], vec![version; 100]].concat();
+    assert_eq!(send_all(&cluster, 1, &junk), 200);
+    assert_eq!(reasons(&cluster[1]), [("foreign".to_string(), 100), ("version".to_string(), 100)]);
+    let log = cluster[1].log();
+    cluster.wait_until("both are logged", PATIENCE, || {
+        let text = log.text();
+        text.matches("not a shoal datagram").count() == 1 && text.matches("protocol version 181").count() == 1
+    });
 }
 
 #[test]

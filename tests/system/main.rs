@@ -20,6 +20,7 @@ mod interface;
 mod keys_and_values;
 mod limits;
 mod link_abuse;
+mod logs;
 mod moving;
 mod namespace;
 mod node;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -45,6 +46,22 @@ impl Node {
         let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
         let process = spawn(id, listen, &flags);
         Node { id: id.into(), address: listen, flags, process, running: true }
+    }
+
+    /// Starts a node whose log goes to `log`, at an address that is known: its log cannot be read here.
+    pub(crate) fn start_logging_to(
+        log: impl Into<Stdio>,
+        id: &str,
+        listen: SocketAddr,
+        flags: &[&str],
+    ) -> Node {
+        let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shoal"));
+        command.args(arguments(id, listen, &flags)).stdout(Stdio::null()).stderr(log);
+        let process = Process::of(&mut command);
+        let mut node = Node { id: id.into(), address: listen, flags, process, running: true };
+        node.wait_for_port();
+        node
     }
 
     fn wait_for_port(&mut self) {
@@ -145,6 +162,20 @@ impl Node {
             .is_ok_and(|answer| answer.status == 200)
     }
 
+    /// A figure from `/metrics`: the sum over its labels.
+    #[track_caller]
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let text = self.get("/metrics").text();
+        let is_it = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        let values: Vec<u64> = text
+            .lines()
+            .filter(is_it)
+            .map(|line| line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number"))
+            .collect();
+        assert!(!values.is_empty(), "no {name} in {text}");
+        values.iter().sum()
+    }
+
     /// What it believes; `None` if it does not answer.
     pub(crate) fn view(&self) -> Option<View> {
         let body = http::request(self.address, "GET", "/admin/cluster", &[], b"").ok()?.json();
@@ -170,8 +201,12 @@ impl View {
 }
 
 fn spawn(id: &str, listen: SocketAddr, flags: &[String]) -> Process {
+    Process::spawn(arguments(id, listen, flags))
+}
+
+fn arguments(id: &str, listen: SocketAddr, flags: &[String]) -> Vec<String> {
     let fixed = ["node", "--listen", &listen.to_string(), "--id", id, "--log-format", "json"];
-    Process::spawn(fixed.iter().map(ToString::to_string).chain(flags.iter().cloned()))
+    fixed.iter().map(ToString::to_string).chain(flags.iter().cloned()).collect()
 }
 
 pub(crate) fn key_path(key: &str) -> String {

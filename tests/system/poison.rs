@@ -52,15 +52,8 @@ fn lost(node: &Node, keys: &[String]) -> usize {
     results.filter(|result| result["status"] != 200).count()
 }
 
-fn metric(node: &Node, name: &str) -> u64 {
-    let text = node.get("/metrics").text();
-    let name = format!("{name}{{node=\"{}\"}} ", node.id);
-    let line = text.lines().find_map(|line| line.strip_prefix(&name));
-    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {text}"))
-}
-
 fn is_replicated(cluster: &Cluster) -> bool {
-    cluster.is_whole() && cluster.running().all(|node| metric(node, "shoal_under_replicated_slots") == 0)
+    cluster.is_whole() && cluster.running().all(|node| node.metric("shoal_under_replicated_slots") == 0)
 }
 
 /// After a death: the others agree on who is left, and have made the second copies again.
@@ -70,7 +63,7 @@ fn wait_for_copies_without(cluster: &Cluster, dead: &[&str]) {
     let members: Vec<_> = members.iter().map(|(id, status)| (&**id, *status)).collect();
     cluster.wait_until("the copies are made again", PATIENCE, || {
         cluster.agrees_on(&members)
-            && cluster.running().all(|node| metric(node, "shoal_under_replicated_slots") == 0)
+            && cluster.running().all(|node| node.metric("shoal_under_replicated_slots") == 0)
     });
 }
 
@@ -90,7 +83,7 @@ fn the_longest_types_of_one_tag_cost_no_ordinary_key_when_two_nodes_die_in_turn(
     wait_for_copies_without(&cluster, &["n1", "n2"]);
     assert_eq!(lost(&cluster[third], &keys), 0);
     assert_eq!(lost(&cluster[third], &poisoned(300).collect::<Vec<_>>()), 0);
-    assert_eq!(metric(&cluster[third], "shoal_link_rejected_total"), 0);
+    assert_eq!(cluster[third].metric("shoal_link_rejected_total"), 0);
 }
 
 #[test]
@@ -157,7 +150,7 @@ fn a_value_that_a_node_of_other_bounds_cannot_take_hinders_no_other() {
     cluster.wait_until("the second is up to date", PATIENCE, || is_replicated(&cluster));
     let there = |key: &str| cluster[2].get(&format!("/internal/cache/{}", http::encode(key))).status;
     assert!(keys.iter().all(|key| there(key) == 200));
-    assert!(metric(&cluster[1], "shoal_sync_left_out_total") > 0);
+    assert!(cluster[1].metric("shoal_sync_left_out_total") > 0);
     let told =
         "left out an entry that a member cannot take; more like it are counted, not logged, for a minute";
     cluster.wait_until("it is told", PATIENCE, || !cluster[1].log().with_message(told).is_empty());
@@ -170,7 +163,7 @@ fn a_value_that_a_node_of_other_bounds_cannot_take_hinders_no_other() {
     cluster.wait_until("the second is up to date", PATIENCE, || is_replicated(&cluster));
     assert_eq!(there(&key), 404);
     assert_ne!(cluster[2].read(&key).status, 200);
-    let figures = |name| [1, 2].map(|number| metric(&cluster[number], name));
+    let figures = |name| [1, 2].map(|number| cluster[number].metric(name));
     let before = figures("shoal_link_connects_total");
     for _ in 0..5 {
         assert_ne!(cluster[2].read(&key).status, 200);
@@ -203,7 +196,7 @@ fn a_batch_that_reads_the_longest_types_opens_no_new_links() {
     let keys: Vec<String> = poisoned(300).collect();
     // Both connections are opened when first needed.
     assert_eq!(lost(&cluster[asker], &keys), 0);
-    let opened = |name| [1, 2].map(|number| metric(&cluster[number], name));
+    let opened = |name| [1, 2].map(|number| cluster[number].metric(name));
     let (before, received) = (opened("shoal_link_connects_total"), opened("shoal_link_received_bytes_total"));
     for _ in 0..10 {
         assert_eq!(lost(&cluster[asker], &keys), 0);

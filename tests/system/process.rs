@@ -47,17 +47,17 @@ impl Process {
         variables: &[(&str, &str)],
         arguments: impl IntoIterator<Item = S>,
     ) -> Process {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_shoal"))
-            .args(arguments)
-            .envs(variables.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the shoal binary starts");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shoal"));
+        command.args(arguments).envs(variables.iter().copied());
+        Process::of(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
+    }
+
+    /// Starts what `command` says; its output and log are followed where they are piped.
+    pub(crate) fn of(command: &mut Command) -> Process {
+        let mut child = command.stdin(Stdio::null()).spawn().expect("the shoal binary starts");
         let (output, log) = (Log::default(), Log::default());
-        output.follow(child.stdout.take().expect("standard output is piped"));
-        log.follow(child.stderr.take().expect("standard error is piped"));
+        output.follow(child.stdout.take());
+        log.follow(child.stderr.take());
         Process { child, output, log }
     }
 
@@ -109,8 +109,12 @@ impl Drop for Process {
 pub(crate) struct Log(Arc<Mutex<(Vec<String>, bool)>>);
 
 impl Log {
-    fn follow(&self, stream: impl std::io::Read + Send + 'static) {
+    fn follow(&self, stream: Option<impl std::io::Read + Send + 'static>) {
         let log = self.clone();
+        let Some(stream) = stream else {
+            log.0.lock().1 = true;
+            return;
+        };
         std::thread::spawn(move || {
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
                 log.0.lock().0.push(line);

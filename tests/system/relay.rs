@@ -13,7 +13,6 @@ use shoal::model::Version;
 use tokio_rustls::rustls;
 
 use crate::cluster::Cluster;
-use crate::datagrams::metric;
 use crate::files::{Folder, secret};
 use crate::http;
 use crate::node::Node;
@@ -198,7 +197,7 @@ fn a_proved_link_takes_no_frame_that_its_peer_did_not_send() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let join = listener.local_addr().expect("it is bound").to_string();
     let joining = Node::start("n2", &[&flags[..], &["--join", &join]].concat());
-    let rejected = || metric(&cluster[1], "shoal_link_rejected_total");
+    let rejected = || cluster[1].metric("shoal_link_rejected_total");
     for round in 0..3 {
         let (mut asking, _) = listener.accept().expect("it asks for a link");
         let (before, mut answering) = (rejected(), connect(cluster[1].address));
