@@ -197,7 +197,7 @@ impl World {
     }
 
     fn identity(&self, port: u16) -> Identity {
-        decode_list(&self.hosts[&port].machine.list()).unwrap().pop().unwrap().id().clone()
+        decode_list(&self.hosts[&port].machine.list()).unwrap()[0].id().clone()
     }
 
     fn healthy_at(&self, port: u16) -> usize {
