@@ -149,10 +149,10 @@ mod tests {
 
     /// A node's process that is nothing but its vital task.
     fn run_child(how: &str) {
-        let logs = crate::telemetry::Logs::start().unwrap();
-        let id = crate::model::NodeId::parse("n1").unwrap();
-        logs.begin(Some(crate::telemetry::LogFormat::Json), "off", &id).unwrap();
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let logs = crate::telemetry::Logs::start().expect("a thread");
+        let id = crate::model::NodeId::parse("n1").expect("a name");
+        logs.begin(Some(crate::telemetry::LogFormat::Json), "off", &id).expect("a filter");
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             match how {
                 "panics" => drop(spawn_vital("gossip", panics())),
@@ -165,7 +165,7 @@ mod tests {
 
     /// Runs the test of this name in a process of its own, which is to end.
     fn child(test: &str, how: &str) -> Command {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        let mut command = Command::new(std::env::current_exe().expect("a path"));
         command.args(["--exact", &format!("net::tests::{test}"), "--nocapture"]).env(CHILD, how);
         command
     }

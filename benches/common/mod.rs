@@ -86,12 +86,14 @@ impl Node {
     }
 }
 
-/// Whether all of them see each other and place keys by the same table. The table follows the view a little later, so
+/// Whether all of them serve, see each other and place keys by the same table. The table follows the view a little later, so
 /// that the view alone says nothing about where a key belongs.
 pub(crate) fn are_whole(nodes: &[Node]) -> bool {
     let mut rings = nodes.iter().map(|node| node.ring_of(nodes.len()));
     let Some(Some(first)) = rings.next() else { return false };
-    rings.all(|ring| ring.as_ref() == Some(&first))
+    let serves =
+        |node: &Node| http(node.address, "GET", "/api/v1/health", "").is_ok_and(|(status, _)| status == 200);
+    rings.all(|ring| ring.as_ref() == Some(&first)) && nodes.iter().all(serves)
 }
 
 /// One request on a connection of its own: status and body.

@@ -28,7 +28,7 @@ impl Connection {
     ) -> io::Result<(u16, Vec<u8>)> {
         let length = body.len();
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: shoal\r\ncontent-type: application/json\r\n\
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
              content-length: {length}\r\n\r\n{body}"
         );
         self.stream.write_all(request.as_bytes()).await?;

@@ -172,7 +172,7 @@ async fn wait_until_formed(args: &DemoArgs, nodes: &mut [Node], logs: &Logs) -> 
     let deadline = Instant::now() + FORMING_TIMEOUT;
     for index in 0..args.nodes {
         let client = Client::new(args.address(index));
-        while !client.cluster().await.is_ok_and(|cluster| is_whole(&cluster, nodes.len())) {
+        while !is_up(&client, nodes.len()).await {
             let ended = nodes.iter_mut().find_map(|node| Some((node.process.try_wait().ok()??, &node.name)));
             if let Some((status, name)) = ended {
                 return Err(Failure::Refused(format!("{name} ended with {status}; {}", logs.hint())));
@@ -187,6 +187,12 @@ async fn wait_until_formed(args: &DemoArgs, nodes: &mut [Node], logs: &Logs) -> 
         }
     }
     Ok(())
+}
+
+/// Whether the node serves, and sees as many.
+async fn is_up(client: &Client, count: usize) -> bool {
+    client.cluster().await.is_ok_and(|cluster| is_whole(&cluster, count))
+        && client.health().await.is_ok_and(|health| health.status == "healthy")
 }
 
 fn is_whole(cluster: &Cluster, count: usize) -> bool {

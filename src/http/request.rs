@@ -69,8 +69,10 @@ where
         Format::Other | Format::Unnamed => {
             let ttl = query_ttl(query)?;
             let stored = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-            let content_type =
-                Some(ContentType::parse(stored.unwrap_or(ContentType::OCTETS)).map_err(too_long_type)?);
+            let content_type = Some(
+                ContentType::parse(stored.unwrap_or(ContentType::OCTETS))
+                    .map_err(|error| too_long_type(&error))?,
+            );
             let value = bodies.read(headers, body, bytes_max).await?;
             Ok(NewValue { value, content_type, ttl })
         }
@@ -100,7 +102,7 @@ pub(super) enum Format {
 pub(super) fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(Format::Unnamed) };
     let text = value.to_str().map_err(|_| ApiError::invalid("the Content-Type header is not ASCII"))?;
-    ContentType::check(text).map_err(too_long_type)?;
+    ContentType::check(text).map_err(|error| too_long_type(&error))?;
     let mut parts = text.split(';').map(str::trim);
     let essence = parts.next().unwrap_or_default();
     if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
@@ -121,7 +123,7 @@ pub(super) fn format(headers: &HeaderMap) -> Result<Format, ApiError> {
     }
 }
 
-fn too_long_type(error: ContentTypeError) -> ApiError {
+fn too_long_type(error: &ContentTypeError) -> ApiError {
     ApiError::invalid(error.to_string())
 }
 

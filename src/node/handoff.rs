@@ -61,7 +61,7 @@ impl Node {
         let left_out = self.0.metrics.sync_left_out.get() - left_out_before;
         match ended {
             Ok(true) if left_out > 0 => {
-                warn!(left_out, "handed over all entries but those that no owner takes")
+                warn!(left_out, "handed over all entries but those that no owner takes");
             }
             Ok(true) => info!("handed over all entries"),
             Ok(false) if entries == 0 => info!("no other member is left, and there is nothing to hand over"),

@@ -27,7 +27,7 @@ impl Kept {
     }
 
     fn send(&mut self, path: &str) -> io::Result<()> {
-        self.0.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes())
+        self.0.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes())
     }
 
     /// The status of an answer, and whether it is the last one.

@@ -132,7 +132,8 @@ fn a_node_id_that_is_taken_is_refused_with_both_addresses() {
     assert_eq!(status.code(), Some(2));
     let here = double.log().address().expect("it had an address");
     let said = double.log().text();
-    let last = said.lines().find(|line| line.starts_with("shoal: ")).expect("a reason");
+    let last = said.lines().last().expect("a reason");
+    assert!(last.contains("already in use"), "{said}");
     for word in ["n2", &cluster[2].address.to_string(), &here.to_string(), "--id"] {
         assert!(last.contains(word), "{word} is missing in {last:?}");
     }

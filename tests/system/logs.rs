@@ -254,7 +254,8 @@ fn a_node_that_may_not_start_its_threads_says_so_and_ends_or_runs_with_fewer() {
         let started = poll(PATIENCE, || node.exit_status().is_some() || node.log().address().is_some());
         assert!(started, "limit {limit}: {}", node.log().text());
         if node.log().address().is_some() {
-            let alone = || !node.log().with_message("not joined yet; serving alone and trying on").is_empty();
+            let alone =
+                || !node.log().with_message("not joined yet; answering nobody and trying on").is_empty();
             assert!(poll(PATIENCE, alone), "limit {limit}: {}", node.log().text());
             node.signal(Signal::TERM);
             assert_eq!(node.wait(PROMPTLY).code(), Some(0), "limit {limit}: {}", node.log().text());

@@ -154,6 +154,8 @@ fn a_node_that_comes_back_empty_is_filled_again_and_misses_nothing() {
     fill(&cluster[1]);
     cluster.kill(2);
     cluster.restart(2);
+    // Until it is admitted it answers nobody; after that, it misses nothing.
+    cluster.wait_until("it is admitted", PATIENCE, || cluster[2].is_healthy());
     for number in 0..KEYS {
         assert_eq!(cluster[2].value(&key(number)).as_deref(), Some("0"), "{}", key(number));
     }

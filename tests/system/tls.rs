@@ -124,7 +124,11 @@ pub(crate) fn start(nodes: usize, flags: &[String], config: &Arc<ClientConfig>) 
         let flags = flags.iter().chain(join.as_ref()).map(String::as_str).collect::<Vec<_>>();
         started.push(Node::start(&format!("n{number}"), &flags));
     }
-    let is_whole = || started.iter().all(|node| members(node, config) == Some(nodes as u64));
+    let serves = |node: &Node| {
+        request(config, node.address, "GET", "/api/v1/health", b"")
+            .is_ok_and(|(answer, _)| answer.status == 200)
+    };
+    let is_whole = || started.iter().all(|node| members(node, config) == Some(nodes as u64) && serves(node));
     let formed = poll(PATIENCE, is_whole);
     assert!(formed, "{}", started.iter().map(|node| node.log().tail(6)).collect::<Vec<_>>().join("\n\n"));
     started
