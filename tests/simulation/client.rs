@@ -155,6 +155,9 @@ fn to_outcome(action: &Action, answer: Answer) -> Outcome {
         (_, status) => {
             // Without its timestamp, which is the machine's.
             let error: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+            if error["error"] == "joining" {
+                return Outcome::NotAdmitted;
+            }
             Outcome::Unknown(format!("{status} {} {}", error["error"], error["message"]))
         }
     }

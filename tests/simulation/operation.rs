@@ -51,6 +51,8 @@ pub(crate) enum Outcome {
     Refused,
     /// No connection: certainly not done.
     NotSent,
+    /// The node is not admitted yet: certainly not done.
+    NotAdmitted,
     /// An error or no answer: may be done, now or later, once or not at all.
     Unknown(String),
 }
@@ -91,7 +93,8 @@ impl Operation {
 
     /// Whether it may have changed something.
     pub(crate) fn may_be_done(&self) -> bool {
-        self.action != Action::Get && !matches!(self.outcome(), Some(Outcome::Refused | Outcome::NotSent))
+        self.action != Action::Get
+            && !matches!(self.outcome(), Some(Outcome::Refused | Outcome::NotSent | Outcome::NotAdmitted))
     }
 
     /// Whether it has a condition, and the answer is that this may fail only because the operation itself was done before.

@@ -102,7 +102,10 @@ impl History {
             let (start, end) = operation.span();
             let up_to = end.min(start + ANSWER_MS_MAX);
             let is_late = end.saturating_sub(start) > ANSWER_MS_MAX;
-            let is_error = matches!(operation.outcome(), Some(Outcome::Unknown(_) | Outcome::NotSent));
+            let is_error = match operation.outcome() {
+                Some(Outcome::NotAdmitted) => !schedule.has_just_started(operation.node, start),
+                outcome => matches!(outcome, Some(Outcome::Unknown(_) | Outcome::NotSent)),
+            };
             let is_excused = schedule.is_too_much(start, up_to)
                 || operation.is_in_doubt() && schedule.is_felt(start, up_to);
             let what = match (is_late, is_error && !is_excused) {

@@ -10,6 +10,9 @@ use rand::{RngExt, SeedableRng};
 
 /// What repair may take: that long after a fault has ended, a cluster is as if it had never been.
 pub(crate) const SETTLE_MS: u64 = 10_000;
+/// How long a node that starts may answer nobody while nothing else is wrong: until the others go by a table with it, which
+/// may have to wait for a lease under the former one to run out.
+pub(crate) const ADMISSION_MS: u64 = 1_500;
 /// How long a node that was told to leave may take for it.
 pub(crate) const LEAVE_MS: u64 = 5_000;
 
@@ -210,6 +213,18 @@ impl Schedule {
     /// Nodes that are ever there.
     pub(crate) fn nodes_ever(&self) -> usize {
         self.nodes + self.joined()
+    }
+
+    /// Whether `node` was started so shortly before that it may not be admitted yet.
+    pub(crate) fn has_just_started(&self, node: usize, ms: u64) -> bool {
+        let started = self.events.iter().filter_map(|event| match event.fault {
+            Fault::Crash { node } | Fault::PowerCut { node } | Fault::Leave { node } => {
+                Some((node, event.end_ms))
+            }
+            Fault::Join { node } => Some((node, event.start_ms)),
+            _ => None,
+        });
+        started.into_iter().any(|(one, at)| one == node && (at..=at + ADMISSION_MS).contains(&ms))
     }
 
     /// Whether `node` was there, ran, and was not stopped, all the time.
