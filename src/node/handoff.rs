@@ -79,7 +79,7 @@ impl Node {
 async fn say_goodbye(node: &Node, placement: &Placement) {
     let goodbye = Request::Goodbye { node_id: node.0.id.clone(), boot: node.0.boot };
     let deadline = Instant::now() + GOODBYE_TIMEOUT;
-    let told = placement.others().map(|(_, address)| node.0.links.call(address, &goodbye, &[], deadline));
+    let told = placement.others().map(|member| node.0.links.call(member, &goodbye, &[], deadline));
     // Whoever is not reached learns it by gossip, or is gone.
     let _ = timeout(GOODBYE_TIMEOUT, join_all(told)).await;
 }
@@ -103,7 +103,7 @@ async fn step_out(node: &Node, began: Instant) {
 /// Who is there, as far as those say that answer. One that does not may be about to.
 async fn follow(node: &Node, placement: &Placement) -> BTreeMap<NodeId, SocketAddr> {
     let others: Vec<_> = placement.others().collect();
-    let news = join_all(others.iter().map(|(_, address)| news_of(node, *address))).await;
+    let news = join_all(others.iter().map(|member| news_of(node, *member))).await;
     let listed = news.iter().flat_map(|news| if let News::List(list) = news { &list[..] } else { &[] });
     let there = listed.filter(|one| one.node_id != node.0.id && !has_left(node, &one.node_id, one.boot));
     let mut members: BTreeMap<_, _> = there.map(|one| (one.node_id.clone(), one.address)).collect();
@@ -120,12 +120,12 @@ async fn follow(node: &Node, placement: &Placement) -> BTreeMap<NodeId, SocketAd
     members
 }
 
-async fn news_of(node: &Node, address: SocketAddr) -> News {
-    match list_at(node, address, Instant::now() + FOLLOW_TIMEOUT).await {
+async fn news_of(node: &Node, (member, address): (&NodeId, SocketAddr)) -> News {
+    match list_at(node, (member, address), Instant::now() + FOLLOW_TIMEOUT).await {
         Ok(list) => News::List(list),
         Err(ListError::Leaving(_) | ListError::Link(LinkError::Refused(_))) => News::Gone,
         Err(error) => {
-            debug!(%address, %error, "no news of the members");
+            debug!(%member, %error, "no news of the members");
             News::None
         }
     }

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use super::admission::{self, Greeting, Round};
 use super::{Node, Stop};
 use crate::gossip::{CodecError, Identity, live_identities};
-use crate::link::{LinkError, Reply, Request};
+use crate::link::{Called, LinkError, Reply, Request};
 use crate::model::NodeId;
 use crate::net::lookup_host;
 
@@ -222,18 +222,19 @@ pub(super) enum ListError {
 /// The live members as the node at `address` knows them.
 pub(super) async fn list_at(
     node: &Node,
-    address: SocketAddr,
+    called: impl Into<Called<'_>>,
     deadline: Instant,
 ) -> Result<Vec<Identity>, ListError> {
-    list_of(node, address, deadline).await.map(|(_, identities)| identities)
+    list_of(node, called.into(), deadline).await.map(|(_, identities)| identities)
 }
 
 async fn list_of(
     node: &Node,
-    address: SocketAddr,
+    called: Called<'_>,
     deadline: Instant,
 ) -> Result<(Bytes, Vec<Identity>), ListError> {
-    let (reply, list) = node.0.links.call(address, &Request::Members, &[], deadline).await?;
+    let address = called.address;
+    let (reply, list) = node.0.links.call(called, &Request::Members, &[], deadline).await?;
     if reply == Reply::Leaving {
         return Err(ListError::Leaving(address));
     }
@@ -274,7 +275,7 @@ impl From<GreetError> for Greeting {
 
 /// Takes in the member list of the node at `address`, unless this node's name stands in it for another address.
 async fn pull(node: &Node, address: SocketAddr) -> Result<(), GreetError> {
-    let (list, identities) = list_of(node, address, Instant::now() + PULL_TIMEOUT).await?;
+    let (list, identities) = list_of(node, address.into(), Instant::now() + PULL_TIMEOUT).await?;
     let namesake = identities.iter().find(|id| id.node_id == node.0.id && id.address != node.0.address);
     if let Some(namesake) = namesake {
         check_name(node, namesake.address).await;

@@ -60,7 +60,7 @@ impl Node {
             return Err(Unanswered::Away(NodeError::NodeNotFound(format!("{member} is not a member"))));
         };
         let deadline = Instant::now() + BATCH_TIMEOUT;
-        Ok(self.0.links.call(address, request, &[], deadline).await?.0)
+        Ok(self.0.links.call((member, address), request, &[], deadline).await?.0)
     }
 
     /// Has a member take, of these records, what it has not in this or a newer version.
