@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
-use tokio::time::{Duration, Instant, sleep, timeout_at};
+use tokio::sync::watch;
+use tokio::time::{Duration, Instant, timeout, timeout_at};
 
 use super::connection::{Connection, Replied};
 use super::life::Life;
@@ -73,27 +74,28 @@ impl Pool {
     }
 
     async fn follow_keyring(&self) {
-        let Some(mut keyring) = self.config.keyring.clone() else { return std::future::pending().await };
-        // An error means that the node stops.
-        while keyring.changed().await.is_ok() {
-            let is_outdated = |connection: &Connection| connection.key() != Some(keyring.borrow().first().id);
-            self.retire(is_outdated);
-            // Once more for those that were being opened: that takes no longer.
-            sleep(2 * CONNECT_TIMEOUT).await;
-            self.retire(is_outdated);
-        }
+        let Some(keyring) = self.config.keyring.clone() else { return std::future::pending().await };
+        let first = |connection: &Connection| connection.key() == Some(keyring.borrow().first().id);
+        self.retire_at(keyring.clone(), |connection| !first(connection)).await;
     }
 
     /// A link rests on the certificates of both ends. Where this end's was renewed the link moves, too, so that nobody has to
     /// cut it when the authority of the former one goes.
     async fn follow_tls(&self) {
         let Some(tls) = &self.config.tls else { return std::future::pending().await };
-        let mut reloads = tls.reloads();
-        while reloads.changed().await.is_ok() {
-            let is_outdated = |connection: &Connection| !connection.is_current(tls);
-            self.retire(is_outdated);
-            sleep(2 * CONNECT_TIMEOUT).await;
-            self.retire(is_outdated);
+        self.retire_at(tls.reloads(), |connection| !connection.is_current(tls)).await;
+    }
+
+    /// Retires what is outdated whenever something changes, and once more a little later for what was being opened then.
+    async fn retire_at<T>(&self, mut changes: watch::Receiver<T>, is_outdated: impl Fn(&Connection) -> bool) {
+        // An error means that the node stops.
+        while changes.changed().await.is_ok() {
+            self.retire(&is_outdated);
+            // Opening takes no longer. A change meanwhile is no reason to wait.
+            while let Ok(Ok(())) = timeout(2 * CONNECT_TIMEOUT, changes.changed()).await {
+                self.retire(&is_outdated);
+            }
+            self.retire(&is_outdated);
         }
     }
 
