@@ -192,7 +192,8 @@ pub(super) async fn run(node: &Node) {
         let verdict = node.look_about(&mut judge);
         if verdict == Verdict::Bootstrap {
             if judge.was_told {
-                info!("nobody answered: this node begins a cluster of its own");
+                let peers = node.members().peers().count();
+                info!(peers, "no member answered: this node begins a cluster");
             }
             node.admit();
         }
