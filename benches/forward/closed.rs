@@ -59,7 +59,9 @@ pub(crate) async fn start_tls(files: &Files, other: &Pair) -> Result<Pair> {
     let runtime = tokio::runtime::Handle::current();
     let whole = || {
         let cluster = tokio::task::block_in_place(|| runtime.block_on(client.cluster()));
+        let serves = || tokio::task::block_in_place(|| runtime.block_on(client.health()));
         cluster.is_ok_and(|cluster| cluster.cluster_status.healthy_nodes == 2)
+            && serves().is_ok_and(|health| health.status == "healthy")
     };
     wait_until("two nodes under TLS see each other", whole)?;
     let options =
