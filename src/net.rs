@@ -9,20 +9,29 @@ mod simulated;
 
 use std::any::Any;
 use std::future::Future;
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt;
+use tokio::time::timeout;
 
 #[cfg(not(feature = "sim"))]
-pub use tokio::net::{TcpListener, TcpStream, UdpSocket, lookup_host};
+use tokio::net::lookup_host;
+#[cfg(not(feature = "sim"))]
+pub use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 #[cfg(feature = "sim")]
+use self::simulated::lookup_host;
+#[cfg(feature = "sim")]
 pub use self::simulated::{
-    DatagramFaults, Process, Task, TcpListener, TcpStream, UdpSocket, first_byte, lookup_host, task,
+    DatagramFaults, Process, Task, TcpListener, TcpStream, UdpSocket, first_byte, task,
 };
+
+/// How long a name may take to be resolved.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Exit code of a process that a panic ended; also Rust's own.
 #[cfg(not(feature = "sim"))]
@@ -78,9 +87,22 @@ fn end(reason: &str, panic: Option<Box<dyn Any + Send>>) -> ! {
 /// # Errors
 /// When the connection breaks.
 #[cfg(not(feature = "sim"))]
-pub async fn first_byte(stream: &mut TcpStream) -> std::io::Result<Option<u8>> {
+pub async fn first_byte(stream: &mut TcpStream) -> io::Result<Option<u8>> {
     let mut first = [0];
     Ok((stream.peek(&mut first).await? == 1).then_some(first[0]))
+}
+
+/// The addresses of `host:port`. A resolver that is silent, or a thread that the system does not give, would otherwise keep the
+/// caller for ever.
+///
+/// # Errors
+/// When the name stands for no address, or nothing says so within five seconds.
+pub async fn resolve(name: &str) -> io::Result<Vec<SocketAddr>> {
+    let looked_up = timeout(RESOLVE_TIMEOUT, lookup_host(name)).await;
+    let late = || {
+        io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", RESOLVE_TIMEOUT.as_secs()))
+    };
+    Ok(looked_up.map_err(|_| late())??.collect())
 }
 
 /// Addresses that count as one where somebody is to have no more than a share: of IPv6 a whole /64, which is what one customer
@@ -198,15 +220,15 @@ mod tests {
         let name = "a_vital_task_ends_the_process_also_when_nothing_can_be_said";
         let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
         for how in ["panics", "returns"] {
-            let (reader, writer) = std::io::pipe().unwrap();
+            let (reader, writer) = io::pipe().unwrap();
             drop(reader);
-            let (stalled, mut stuck) = std::io::pipe().unwrap();
+            let (stalled, mut stuck) = io::pipe().unwrap();
             let other = stuck.try_clone().unwrap();
             std::thread::spawn(move || while stuck.write_all(&[b'\n'; 4096]).is_ok() {});
             for log in [Stdio::from(full()), writer.into(), other.into()] {
                 let mut child = child(name, how).stdout(Stdio::null()).stderr(log).spawn().unwrap();
                 let status = (0..500).find_map(|_| {
-                    std::thread::sleep(std::time::Duration::from_millis(20));
+                    std::thread::sleep(Duration::from_millis(20));
                     child.try_wait().unwrap()
                 });
                 // Fails when it has ended, as it should.

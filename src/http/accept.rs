@@ -8,10 +8,9 @@ use hyper::HeaderMap;
 use hyper::header::{ACCEPT, HeaderName};
 
 use super::error::ApiError;
-use super::reply::TEXT;
+use super::reply::{JSON, TEXT};
 use crate::model::ContentType;
 
-const JSON: &str = "application/json";
 const IDENTITY: &str = "identity";
 
 /// Which representation a client gets.

@@ -145,13 +145,13 @@ impl Gate {
         grant.map(Pass::Client).ok_or_else(|| ApiError::unauthorized("the API key is not known"))
     }
 
-    /// Where no credential is asked for, except for pages of other sites in a browser: they reach what is open to the machine
-    /// that it runs on, and nobody there knows of it. Such a page has a name of its own, or is of another origin than the node.
+    /// Admits every request but those of other sites' pages in a browser. Such a page reaches whatever the browser's machine
+    /// can reach, without the user's knowledge. Its request names another host than the node, or another origin.
     fn admit_anybody(&self, headers: &HeaderMap, host: Option<Host<'_>>) -> Result<Pass, ApiError> {
         if let Some(host) = host.filter(|host| !self.hosts.admit(*host)) {
             return Err(ApiError::forbidden(format!(
-                "this node asks for no credential, so that Host must be one of: {}; it is {}. Another name of the node is \
-                 given to it with --allow-host",
+                "this node asks for no credential, so Host must be one of: {}; it is {}. Start the node with --allow-host to \
+                 add another name",
                 self.hosts.accepted(),
                 shown(host.text)
             )));

@@ -1,4 +1,4 @@
-//! What the head of any request must and must not say, whatever it asks for: RFC 9110 and 9112, as `docs/http.md` lists it.
+//! Checks of a request's head that hold for every path: RFC 9110 and 9112, as `docs/http.md` lists them.
 //!
 //! A field that would change what the request means is honoured where it belongs or refused here. Invariant: after the check
 //! there is one `Host`, one reading of the body's length, and no coding of the body.
@@ -84,7 +84,7 @@ fn bad_host(shown: &str) -> ApiError {
     ))
 }
 
-/// Chunks are all that is understood; in what they hold, another coding would be taken for data.
+/// The only coding is chunked. The bytes of another one would be stored as the value.
 fn check_transfer_coding(value: &HeaderValue) -> Result<(), ApiError> {
     let text = value.to_str().unwrap_or_default();
     let codings: Vec<&str> = text.split(',').map(str::trim).filter(|coding| !coding.is_empty()).collect();
@@ -106,7 +106,7 @@ fn check_expectation(value: &HeaderValue) -> Result<(), ApiError> {
     Err(ApiError::expectation(format!("Expect is {value:?}; only {CONTINUE} can be met")))
 }
 
-/// The store keeps the type of a value, not its coding, which would be missing when it comes back.
+/// The store keeps a value's type and not its coding, so a coded value would come back unmarked.
 fn check_content_coding(value: &HeaderValue) -> Result<(), ApiError> {
     let text = value.to_str().unwrap_or("?");
     let mut codings = text.split(',').map(str::trim).filter(|coding| !coding.is_empty());
@@ -130,7 +130,7 @@ fn check_identity(headers: &HeaderMap) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Of a field that can hold only one value, it would be a guess which one counts.
+/// A field that holds one value must not be repeated: nothing says which value counts.
 fn check_repeated(headers: &HeaderMap) -> Result<(), ApiError> {
     const SINGLE: [HeaderName; 8] = [
         HOST,

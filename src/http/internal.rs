@@ -1,7 +1,6 @@
 //! What nodes, and people who debug, ask of one node: joining, leaving, health, and the link.
 
 use std::mem::discriminant;
-use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -14,7 +13,6 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
-use tokio::time::timeout;
 use tracing::warn;
 
 use super::error::ApiError;
@@ -22,10 +20,7 @@ use super::watched::Watched;
 use super::{Caller, Complaint, Edge, request};
 use crate::link::{self, Answered, Lane, Refused};
 use crate::model::NodeId;
-use crate::net::{lookup_host, spawn_vital};
-
-/// How long an address may take to be resolved.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::net::{resolve, spawn_vital};
 
 /// A member as `/admin/nodes` shows it may be sent as it is; what else it says of itself is for people.
 #[derive(Deserialize)]
@@ -63,9 +58,7 @@ pub(super) async fn join(
     let Join { node_id, address, .. } = small_json(&edge, request, "{\"node_id\", \"address\"}").await?;
     let _under_way = edge.begin()?;
     let node_id = parse_node_id(&node_id)?;
-    // Without a bound it could wait for ever: for a resolver that is silent, or a thread that the system does not give.
-    let looked_up = timeout(RESOLVE_TIMEOUT, lookup_host(address.as_str())).await;
-    let resolved = looked_up.ok().and_then(Result::ok).and_then(|mut addresses| addresses.next());
+    let resolved = resolve(&address).await.ok().and_then(|addresses| addresses.into_iter().next());
     let resolved = resolved
         .ok_or_else(|| ApiError::invalid(format!("\"address\" is {address:?}; it must be host:port")))?;
     edge.node

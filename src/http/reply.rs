@@ -15,6 +15,8 @@ use serde::Serialize;
 use crate::model::{ContentType, Entry, Key, NodeId, Version};
 use crate::node::{Done, NewValue, Operation, Outcome};
 
+/// What most answers are, and the bodies of most requests.
+pub(super) const JSON: &str = "application/json";
 /// What a value without a content type is when it leaves as raw bytes: it came in as a JSON string.
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -39,7 +41,7 @@ pub(super) fn confine(headers: &mut HeaderMap) {
 pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
     response
 }
 
@@ -62,7 +64,7 @@ pub(super) fn raw(entry: &Entry, now_ms: u64) -> Response<Bytes> {
     let content_type = entry.content_type.as_ref().map_or(TEXT, ContentType::as_str);
     // It was a header's value when it came in; a peer could send anything.
     let content_type =
-        HeaderValue::from_str(content_type).unwrap_or(HeaderValue::from_static("application/octet-stream"));
+        HeaderValue::from_str(content_type).unwrap_or(HeaderValue::from_static(ContentType::OCTETS));
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     add_entry_headers(&mut response, entry, now_ms);
     response

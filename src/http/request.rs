@@ -16,6 +16,7 @@ use serde_json::Number;
 
 use super::bodies::{Bodies, too_long};
 use super::error::ApiError;
+use super::reply::JSON;
 use crate::model::{ContentType, ContentTypeError, Key};
 use crate::node::NewValue;
 
@@ -23,7 +24,6 @@ use crate::node::NewValue;
 const TTL_SECONDS_MAX: f64 = 1e9;
 /// The longest part of an error that the client wrote.
 const REASON_CHARS_MAX: usize = 300;
-const JSON: &str = "application/json";
 /// The names of character sets that JSON may be said to be in.
 const UTF8: [&str; 3] = ["utf-8", "utf8", "us-ascii"];
 

@@ -50,20 +50,20 @@ pub enum Refused {
     #[error("this node does not have the secret {0}, by which the link was asked for")]
     UnknownSecret(KeyId),
     /// The asking node has a secret, and this one none.
-    #[error("this node has no cluster secret, and the one that asked for the link has")]
+    #[error("the node that asked for the link has a cluster secret, and this node has none")]
     SecretNotWanted,
-    /// It does not say who asks and who is called.
+    /// The request does not name the asking and the called node.
     #[error("the request for a link must say who asks and who is called, in {FROM_HEADER} and {TO_HEADER}")]
     Unnamed,
     /// It is meant for another member, or for another address of this one.
-    #[error("this node is {me}, and not the member that the link was asked for: {called}")]
+    #[error("the link was asked for with the member {called}, and this node is {me}")]
     NotCalled {
         /// Who answers.
         me: String,
         /// Who was called.
         called: String,
     },
-    /// It is this node's own.
+    /// The request is this node's own.
     #[error("this node asked for the link itself")]
     Itself,
 }

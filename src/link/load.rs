@@ -1,7 +1,7 @@
-//! How much of many things goes into one frame.
+//! Cuts many items into batches, each of which fits one frame.
 //!
-//! Counts what the receiver bounds, heads as well as values, before anything is encoded. Invariant: a frame that was filled
-//! by it, with more than one thing, is one that every node takes.
+//! Counts what the receiver bounds, heads as well as values, before anything is encoded. Invariant: every node takes the
+//! frame of a batch that holds more than one item.
 
 use serde::Serialize;
 

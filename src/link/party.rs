@@ -1,4 +1,6 @@
-//! Who is at an end of a link, and who is called: as it travels in headers, and is bound into the proofs.
+//! The parties of a link: the node that asks, the node that is called, and the node that answers.
+//!
+//! Their names and addresses travel in headers and are bound into the proofs.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -34,8 +36,8 @@ impl Party {
         words.next().is_none().then_some(party)
     }
 
-    /// Whether it is the member that is called. Who is called without a name may be any member: addresses to join by may lead
-    /// to a node by another way than the one that it tells.
+    /// Whether it is the node that is called. A call without a name is for whichever node answers: an address to join by may
+    /// differ from the one that the node advertises.
     pub(super) fn is_called(&self, called: Called<'_>) -> bool {
         called
             .node_id
@@ -49,12 +51,12 @@ impl fmt::Display for Party {
     }
 }
 
-/// Whom a link, or a request over one, is meant for.
+/// The node that a link, or a request over it, is meant for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Called<'a> {
-    /// Where.
+    /// Its address.
     pub address: SocketAddr,
-    /// The member that is known to be there; none: whoever it is.
+    /// The member expected at the address; none if any node may answer.
     pub node_id: Option<&'a NodeId>,
 }
 
@@ -133,7 +135,7 @@ impl Drop for OwnNonce {
     }
 }
 
-/// Only has to be new, on each connection.
+/// A nonce has to be new for each connection, and nothing more.
 pub(super) fn nonce() -> Hash {
     let mut nonce = Hash::default();
     rand::rng().fill_bytes(&mut nonce);

@@ -15,7 +15,8 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-pub use turmoil::net::{TcpListener, TcpStream, lookup_host};
+pub(super) use turmoil::net::lookup_host;
+pub use turmoil::net::{TcpListener, TcpStream};
 
 tokio::task_local! {
     /// The process whose task is being polled.

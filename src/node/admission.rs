@@ -1,8 +1,8 @@
 //! Admission: whether this node may answer for the cluster yet.
 //!
 //! A node that was told whom to join is *admitted* once an admitted member has granted it a lease: both then go by the same
-//! table. It *bootstraps*, which begins a cluster, only if no admitted member can be among those it was told of. Does not
-//! greet anybody; [`super::join`] does. Invariant: until it is admitted, a node answers no request about a key, and once it is,
+//! table. It *bootstraps*, which begins a cluster, only if no admitted member can be among those it was told of. This
+//! module greets nobody; [`super::join`] does. Invariant: until it is admitted, a node answers no request about a key, and once it is,
 //! it stays so, however alone it may be.
 
 use std::net::SocketAddr;
@@ -43,7 +43,7 @@ struct State {
 /// What came of greeting everybody that the node was told of, once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Round {
-    /// Every address; none of the greetings that were not needed.
+    /// Every address that the names stand for. No greeting if none was needed.
     pub(super) greeted: Vec<(SocketAddr, Option<Greeting>)>,
     /// Names that stand for no address, and why.
     pub(super) unresolved: Vec<String>,
@@ -86,7 +86,7 @@ impl Round {
 /// Decides from one look at the surroundings after the other.
 struct Judge {
     was_told: bool,
-    /// When this node last knew of a member, or of somebody who may be one.
+    /// When this node last knew of a node that is, or may be, an admitted member.
     occupied_at: Instant,
     /// Since when it would bootstrap.
     ready_at: Option<Instant>,
@@ -135,7 +135,7 @@ impl Judge {
         let missing =
             others.clone().filter(|(address, _)| !seen.peers.iter().any(|(peer, _)| peer == address));
         let all_are_here = round.unresolved.is_empty() && missing.count() == 0;
-        // Whoever was told of itself alone was told of nobody.
+        // A node that was told only its own address was told of nobody.
         let knows_whom = self.was_told && others.count() > 0;
         let patience = match (all_are_here, knows_whom) {
             (true, true) => Duration::ZERO,
@@ -146,12 +146,12 @@ impl Judge {
             self.ready_at = None;
             let reason = round.failure().unwrap_or("no member is known yet");
             return Verdict::Join(format!(
-                "{reason}; if nobody answers for {} s, it begins a cluster of its own",
+                "{reason}; this node begins a cluster of its own if nobody answers for {} s",
                 patience.as_secs()
             ));
         }
         let ready_at = *self.ready_at.get_or_insert(now);
-        // Whoever was told of nobody is not held up by those that were.
+        // A node that was told of nobody does not wait for peers that were told of somebody.
         let all_agree = !knows_whom
             || seen.peers.iter().all(|(_, admission)| *admission == Some(Admission::Bootstrapping));
         if all_agree || now.duration_since(ready_at) >= UNANSWERED_FOR {
@@ -162,7 +162,7 @@ impl Judge {
     }
 }
 
-/// Why a member may be about that this node has to become one of.
+/// A node that is, or may be, an admitted member, and why this node has not joined through it.
 fn occupant(seen: &Surroundings<'_>) -> Option<String> {
     let turned_away =
         seen.round.into_iter().flat_map(|round| &round.greeted).find_map(|(address, greeting)| {

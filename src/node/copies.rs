@@ -90,7 +90,7 @@ impl Node {
                 Copied::Rejected(refusal.to_string())
             }
             Err(LinkError::TooLong) => Copied::Rejected(LinkError::TooLong.to_string()),
-            Err(error @ LinkError::Broken(_)) if self.answers(address, deadline).await => {
+            Err(error @ LinkError::Broken(_)) if self.answers((member, address), deadline).await => {
                 Copied::Rejected(format!("{error} twice, and not otherwise"))
             }
             Ok((Reply::Refused(Refusal::Overloaded), _))
@@ -108,11 +108,11 @@ impl Node {
         }
     }
 
-    /// Whether the node at `address` is there, whatever became of a request.
-    async fn answers(&self, address: SocketAddr, deadline: Instant) -> bool {
+    /// Whether the member still answers something, whatever became of a request.
+    async fn answers(&self, member: (&NodeId, SocketAddr), deadline: Instant) -> bool {
         let deadline = deadline.min(Instant::now() + SIGN_TIMEOUT);
         let ping = Request::Ping { clock: self.0.versions.latest() };
-        matches!(self.0.links.call(address, &ping, &[], deadline).await, Ok((Reply::Pong { .. }, _)))
+        matches!(self.0.links.call(member, &ping, &[], deadline).await, Ok((Reply::Pong { .. }, _)))
     }
 
     /// The inverse of [`Node::copy_to`], at the receiving end. Says, by index, of which a newer version is held. A record that

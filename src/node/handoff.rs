@@ -75,12 +75,12 @@ impl Node {
     }
 }
 
-/// Tells everybody, those that have left before among them: they must not hand over to this node.
+/// Tells every member, also those that left before: they must not hand over to this node.
 async fn say_goodbye(node: &Node, placement: &Placement) {
     let goodbye = Request::Goodbye { node_id: node.0.id.clone(), boot: node.0.boot };
     let deadline = Instant::now() + GOODBYE_TIMEOUT;
     let told = placement.others().map(|member| node.0.links.call(member, &goodbye, &[], deadline));
-    // Whoever is not reached learns it by gossip, or is gone.
+    // A member that this does not reach learns it by gossip, or is gone.
     let _ = timeout(GOODBYE_TIMEOUT, join_all(told)).await;
 }
 
@@ -100,7 +100,7 @@ async fn step_out(node: &Node, began: Instant) {
     }
 }
 
-/// Who is there, as far as those say that answer. One that does not may be about to.
+/// The members that are there, by the lists of those that answer. A member that does not answer yet counts as there.
 async fn follow(node: &Node, placement: &Placement) -> BTreeMap<NodeId, SocketAddr> {
     let others: Vec<_> = placement.others().collect();
     let news = join_all(others.iter().map(|member| news_of(node, *member))).await;

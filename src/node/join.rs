@@ -22,7 +22,7 @@ use super::{Node, Stop};
 use crate::gossip::{CodecError, Identity, live_identities};
 use crate::link::{Called, LinkError, Reply, Request};
 use crate::model::NodeId;
-use crate::net::lookup_host;
+use crate::net::resolve;
 
 /// Pauses between rounds of greetings while this node knows nobody: short at first, for nodes that start together. Until it is
 /// admitted they stay short, for nodes that take the place of one that is about to be declared dead.
@@ -32,7 +32,6 @@ const UNADMITTED_PAUSE_MAX: Duration = Duration::from_millis(250);
 const JOINED_PAUSE: [Duration; 2] = [Duration::from_millis(400), Duration::from_secs(30)];
 /// A node that is still outside says so this often.
 const COMPLAINT_PERIOD: Duration = Duration::from_secs(10);
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one address of a name may take before the next is tried beside it, and how many are tried at a time: a name may
 /// stand for machines that are gone, and swallow what is sent to them.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(100);
@@ -120,12 +119,9 @@ async fn greet_missing_seeds(node: &Node, peers: &[SocketAddr]) -> Round {
 /// Greets the addresses that a seed stands for, until one welcomes this node.
 async fn greet_seed(node: &Node, seed: &str, peers: &[SocketAddr]) -> Round {
     let unresolved = |reason: String| Round { greeted: Vec::new(), unresolved: vec![reason] };
-    let addresses: Vec<_> = match timeout(RESOLVE_TIMEOUT, lookup_host(seed)).await {
-        Ok(Ok(addresses)) => addresses.collect(),
-        Ok(Err(error)) => return unresolved(format!("{seed} cannot be resolved: {error}")),
-        Err(_) => {
-            return unresolved(format!("{seed} cannot be resolved in {} s", RESOLVE_TIMEOUT.as_secs()));
-        }
+    let addresses = match resolve(seed).await {
+        Ok(addresses) => addresses,
+        Err(error) => return unresolved(format!("{seed} cannot be resolved: {error}")),
     };
     let is_missing = |address: &SocketAddr| *address != node.0.address && !peers.contains(address);
     let missing: Vec<_> = addresses.iter().copied().filter(is_missing).collect();
