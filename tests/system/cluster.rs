@@ -129,17 +129,17 @@ impl Cluster {
     /// Whether every running node serves and sees exactly the running ones, all healthy, in one ring.
     pub(crate) fn is_whole(&self) -> bool {
         let expected: Vec<(&str, &str)> = self.running().map(|node| (&*node.id, "healthy")).collect();
-        self.agrees_on(&expected) && self.running().all(Node::is_healthy)
+        self.agrees_on(&expected)
     }
 
-    /// Whether every running node sees these members with these statuses, in the one ring that follows.
+    /// Whether every running node serves and sees these members with these statuses, in the one ring that follows.
     pub(crate) fn agrees_on(&self, members: &[(&str, &str)]) -> bool {
         let mut expected = members.to_vec();
         expected.sort_unstable();
         let mut rings = Vec::new();
         for node in self.running() {
             let Some(view) = node.view() else { return false };
-            if view.statuses() != expected || !view.is_settled() {
+            if view.statuses() != expected || !view.is_settled() || !node.is_healthy() {
                 return false;
             }
             rings.push(view.ring);

@@ -137,7 +137,8 @@ fn a_node_whose_logs_reader_goes_away_follows_the_membership() {
         let views: Vec<_> = cluster.running().filter_map(Node::view).collect();
         let knows = |view: &View| view.members.get("n4").is_some_and(|(status, _)| status == "healthy");
         let agree = views.windows(2).all(|two| two[0].ring == two[1].ring);
-        views.len() == 3 && agree && views.iter().all(|view| view.is_settled() && knows(view))
+        let all_know = views.iter().all(|view| view.is_settled() && knows(view));
+        views.len() == 3 && agree && all_know && cluster.running().all(Node::is_healthy)
     });
     for index in 0..50 {
         for number in [1, 3, 4] {
