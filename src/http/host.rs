@@ -3,7 +3,7 @@
 //! A page whose own name was made to resolve to the node's address (DNS rebinding) is of the node's origin for a browser; the
 //! name in `Host` is what gives it away. Invariant: an address is nobody's name, so it needs no entry.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
 use hyper::Uri;
 use hyper::header::HeaderValue;
@@ -17,6 +17,9 @@ pub(super) struct Host<'a> {
     /// With the port, as it was sent.
     pub(super) text: &'a str,
     name: &'a str,
+    /// Whether the name is an address: in brackets, or of digits and dots alone, which no name is that a browser resolves (URL
+    /// Standard, "ends in a number").
+    is_address: bool,
 }
 
 impl<'a> Host<'a> {
@@ -31,19 +34,30 @@ impl<'a> Host<'a> {
     }
 
     fn parse(text: &'a str) -> Option<Host<'a>> {
-        let (name, port) = match text.strip_prefix('[') {
-            Some(rest) => {
-                let (address, port) = rest.split_once(']')?;
+        let (name, rest, is_address) = match text.strip_prefix('[') {
+            Some(bracketed) => {
+                let (address, rest) = bracketed.split_once(']')?;
                 address.parse::<Ipv6Addr>().ok()?;
-                (address, if port.is_empty() { "" } else { port.strip_prefix(':')? })
+                (address, rest, true)
             }
-            None => text.split_once(':').unwrap_or((text, "")),
+            None => {
+                let bytes = text.as_bytes();
+                let end = bytes.iter().position(|byte| *byte == b':').unwrap_or(bytes.len());
+                let (name, rest) = text.split_at(end);
+                let is_address =
+                    !name.is_empty() && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'.'));
+                (is_address || name.bytes().all(is_of_a_name)).then_some((name, rest, is_address))?
+            }
         };
-        // The characters of a registered name in RFC 3986; those of an address are among them.
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:".contains(&byte);
-        let is_port = port.is_empty() || (port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit()));
-        (is_port && name.bytes().all(fits)).then_some(Host { text, name })
+        let port = if rest.is_empty() { rest } else { rest.strip_prefix(':')? };
+        let is_port = port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit());
+        is_port.then_some(Host { text, name, is_address })
     }
+}
+
+/// The characters of a registered name in RFC 3986.
+fn is_of_a_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&byte)
 }
 
 /// The names of a node where it asks for no credential, besides every address and `localhost`.
@@ -57,7 +71,7 @@ impl Hosts {
 
     /// Whether a request to `host` is meant for this node.
     pub(super) fn admit(&self, host: Host<'_>) -> bool {
-        host.name.parse::<IpAddr>().is_ok()
+        host.is_address
             || host.name.eq_ignore_ascii_case(LOCALHOST)
             || self.0.iter().any(|name| name.eq_ignore_ascii_case(host.name))
     }

@@ -31,10 +31,10 @@ pub(super) const CONFINED: [(HeaderName, &str); 3] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// Adds what is in [`CONFINED`], but to an answer that has rules of its own.
+/// Adds what is in [`CONFINED`].
 pub(super) fn confine(headers: &mut HeaderMap) {
     for (name, value) in CONFINED {
-        headers.entry(name).or_insert(HeaderValue::from_static(value));
+        headers.insert(name, HeaderValue::from_static(value));
     }
 }
 
@@ -166,8 +166,9 @@ fn add_entry_headers(response: &mut Response<Bytes>, entry: &Entry, now_ms: u64)
 }
 
 fn etag(version: Version) -> HeaderValue {
-    let quoted = Bytes::from(format!("\"{version}\""));
-    HeaderValue::from_maybe_shared(quoted).unwrap_or(HeaderValue::from_static("\"\""))
+    let mut quoted = [b'"'; Version::TEXT_BYTES + 2];
+    quoted[1..=Version::TEXT_BYTES].copy_from_slice(&version.to_ascii());
+    HeaderValue::from_bytes(&quoted).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
 /// Rounded up: an entry that is there has some time left.
