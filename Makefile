@@ -44,9 +44,9 @@ simulate: ## Whole clusters on a simulated network: SEEDS=5000 of them, or one w
 	$(CARGO) test --locked --features sim --test simulation -- --nocapture
 
 # A seed that fails anyhow proves nothing, so that those of an unbroken node have to pass first.
-FAULTS := no-tombstones early-drop no-versions restart-is-renewal
+FAULTS := no-tombstones early-drop no-versions restart-is-renewal hasty-bootstrap
 
-prove: simulate ## Break the node on purpose, in four ways, and see that the simulation finds each
+prove: simulate ## Break the node on purpose, in five ways, and see that the simulation finds each
 	@for fault in $(FAULTS); do \
 	  echo "fault-$$fault:"; \
 	  if SEEDS=$(or $(SEEDS),200) UNTIL_FAILURE=1 $(CARGO) test --locked --features sim,fault-$$fault \

@@ -122,6 +122,9 @@ impl Judge {
     }
 
     fn judge(&mut self, seen: &Surroundings<'_>, now: Instant) -> Verdict {
+        if cfg!(feature = "fault-hasty-bootstrap") {
+            return Verdict::Bootstrap;
+        }
         if let Some(reason) = occupant(seen) {
             (self.occupied_at, self.ready_at) = (now, None);
             return Verdict::Join(reason);

@@ -103,9 +103,9 @@ impl Client {
             }
             if let Some(keyring) = self.access.keyring.as_ref().filter(|_| path.starts_with("/internal")) {
                 self.proofs += 1;
-                // A node is called as its host is.
+                // A node is called as its host is, up to the first dot.
                 let name = turmoil::reverse_lookup(node.ip()).unwrap_or_default();
-                let id = NodeId::parse(&name).map_err(unknown)?;
+                let id = NodeId::parse(name.split('.').next().unwrap_or_default()).map_err(unknown)?;
                 let call = Call { cluster: CLUSTER, node: &id, method: method.as_str(), target: path };
                 request = request
                     .header(PROOF_HEADER, call.prove(keyring, body.as_bytes(), clock_ms(), self.proofs));

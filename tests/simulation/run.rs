@@ -55,14 +55,14 @@ fn run_schedule(seed: u64, schedule: Schedule) -> Verdict {
     let access = Access::new(seed, seed % 2 == 1 && !schedule.has_skew());
     world.close(&access);
     let load = Rc::new(Load {
-        nodes: world.addresses(),
+        nodes: RefCell::new(world.addresses()),
         access,
         schedule: schedule.clone(),
         history: RefCell::default(),
         failures: RefCell::default(),
     });
     world.run_clients(load.clone().everything(seed));
-    let ended = drive(&mut world, &schedule);
+    let ended = drive(&mut world, &load);
     drop(world);
     let history = load.history.take();
     let mut failures: Vec<String> = ended.err().into_iter().collect();
@@ -74,7 +74,8 @@ fn run_schedule(seed: u64, schedule: Schedule) -> Verdict {
 }
 
 /// Lets time pass and faults happen until the clients have ended.
-fn drive(world: &mut World, schedule: &Schedule) -> Result<(), String> {
+fn drive(world: &mut World, load: &Load) -> Result<(), String> {
+    let schedule = &load.schedule;
     for node in 0..schedule.nodes {
         world.start(node, schedule.nodes);
     }
@@ -89,6 +90,7 @@ fn drive(world: &mut World, schedule: &Schedule) -> Result<(), String> {
             if is_felt != felt[number] {
                 felt[number] = is_felt;
                 strike(world, schedule, event, is_felt);
+                load.nodes.replace(world.addresses());
                 let active = schedule.events.iter().zip(&felt).filter(|(_, felt)| **felt);
                 set_network(world, schedule, active.map(|(event, _)| &event.fault));
             }
@@ -102,12 +104,13 @@ fn drive(world: &mut World, schedule: &Schedule) -> Result<(), String> {
 /// Begins or ends what a fault does to one node.
 fn strike(world: &mut World, schedule: &Schedule, event: &Event, begins: bool) {
     match &event.fault {
-        Fault::Crash { node } | Fault::PowerCut { node } => {
-            if begins {
-                world.kill(*node);
-            } else {
-                world.start(*node, schedule.nodes);
-            }
+        Fault::Crash { node } | Fault::Move { node } | Fault::PowerCut { node } if begins => {
+            world.kill(*node);
+        }
+        Fault::Crash { node } | Fault::PowerCut { node } => world.start(*node, schedule.nodes),
+        Fault::Move { node } => {
+            world.relocate(*node);
+            world.start(*node, schedule.nodes);
         }
         Fault::Pause { node } => world.pause(*node, begins),
         Fault::Skew { node, ms } => world.set_skew(*node, if begins { *ms } else { 0 }),
@@ -144,7 +147,8 @@ fn set_network<'a>(world: &mut World, schedule: &Schedule, active: impl Iterator
 
 /// The clients, and what they find.
 struct Load {
-    nodes: Vec<SocketAddr>,
+    /// Where the nodes are now.
+    nodes: RefCell<Vec<SocketAddr>>,
     access: Access,
     schedule: Schedule,
     history: RefCell<History>,
@@ -197,7 +201,7 @@ impl Load {
             if now_ms() >= LOAD_MS {
                 return;
             }
-            let node = random.random_range(0..self.nodes.len());
+            let node = random.random_range(0..self.schedule.nodes_ever());
             let keys = if random.random() { HOT_KEYS } else { KEYS };
             let key = random.random_range(0..keys);
             let value = format!("{number}-{sequence}");
@@ -222,6 +226,10 @@ impl Load {
         }
     }
 
+    fn address(&self, node: usize) -> SocketAddr {
+        self.nodes.borrow()[node]
+    }
+
     fn is_started(&self, node: usize) -> bool {
         let later = |event: &Event| event.fault == Fault::Join { node } && now_ms() < event.start_ms;
         !self.schedule.events.iter().any(later)
@@ -236,7 +244,7 @@ impl Load {
         action: Action,
     ) -> Outcome {
         let operation = self.history.borrow_mut().begin(now_ms(), number, node, key, action.clone());
-        let outcome = client.perform(self.nodes[node], key, &action).await;
+        let outcome = client.perform(self.address(node), key, &action).await;
         self.history.borrow_mut().end(operation, now_ms(), outcome.clone());
         outcome
     }
@@ -266,7 +274,7 @@ impl Load {
         let owners: BTreeSet<&str> = owners.iter().filter_map(|owner| owner["node_id"].as_str()).collect();
         let mut held = BTreeMap::new();
         let mut answers = BTreeSet::new();
-        for node in 0..self.nodes.len() {
+        for node in 0..self.schedule.nodes_ever() {
             let name = format!("node{}", node + 1);
             let copy = self.get(client, node, &format!("/internal/cache/k{key}")).await?;
             held.insert(name, (copy.status == 200).then_some((copy.etag, copy.body)));
@@ -306,7 +314,7 @@ impl Load {
     }
 
     async fn get(&self, client: &mut Client, node: usize, path: &str) -> Result<Answer, String> {
-        let asked = client.get(self.nodes[node], path).await;
+        let asked = client.get(self.address(node), path).await;
         asked.map_err(|failure| format!("node{} at {path}: {failure:?}", node + 1))
     }
 }

@@ -13,14 +13,20 @@ pub(crate) const SETTLE_MS: u64 = 10_000;
 /// How long a node that starts may answer nobody while nothing else is wrong: until the others go by a table with it, which
 /// may have to wait for a lease under the former one to run out.
 pub(crate) const ADMISSION_MS: u64 = 1_500;
+/// The same for one that was moved: its name is taken until everybody believes that its predecessor is dead.
+const MOVED_MS: u64 = 4_000;
 /// How long a node that was told to leave may take for it.
 pub(crate) const LEAVE_MS: u64 = 5_000;
+/// Share of the crashes after which the node comes back at another address.
+const MOVED: f64 = 0.25;
 
 /// One thing that goes wrong. Nodes are named by their index.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Fault {
     /// The process is killed, and started again with an empty memory when the fault ends.
     Crash { node: usize },
+    /// The process is killed, and started again under its name at another address when the fault ends.
+    Move { node: usize },
     /// The machine falls silent, its connections with it, and is started again when the fault ends.
     PowerCut { node: usize },
     /// The process is stopped and goes on when the fault ends.
@@ -66,6 +72,7 @@ impl Fault {
     pub(crate) fn down(&self) -> Option<usize> {
         match self {
             Fault::Crash { node }
+            | Fault::Move { node }
             | Fault::PowerCut { node }
             | Fault::Pause { node }
             | Fault::Unreachable { node }
@@ -142,7 +149,20 @@ impl Schedule {
             }
         }
         schedule.events.sort_by_key(|event| event.start_ms);
+        schedule.draw_moves(seed);
         schedule
+    }
+
+    /// Some of the nodes that crash come back elsewhere. Drawn apart: every other seed has the schedule that it always had.
+    fn draw_moves(&mut self, seed: u64) {
+        let mut random = StdRng::seed_from_u64(!seed);
+        for event in &mut self.events {
+            if let Fault::Crash { node } = event.fault
+                && random.random_bool(MOVED)
+            {
+                event.fault = Fault::Move { node };
+            }
+        }
     }
 
     /// Several nodes are told to leave within a second, so that they hand over to each other.
@@ -219,12 +239,13 @@ impl Schedule {
     pub(crate) fn has_just_started(&self, node: usize, ms: u64) -> bool {
         let started = self.events.iter().filter_map(|event| match event.fault {
             Fault::Crash { node } | Fault::PowerCut { node } | Fault::Leave { node } => {
-                Some((node, event.end_ms))
+                Some((node, event.end_ms, ADMISSION_MS))
             }
-            Fault::Join { node } => Some((node, event.start_ms)),
+            Fault::Move { node } => Some((node, event.end_ms, MOVED_MS)),
+            Fault::Join { node } => Some((node, event.start_ms, ADMISSION_MS)),
             _ => None,
         });
-        started.into_iter().any(|(one, at)| one == node && (at..=at + ADMISSION_MS).contains(&ms))
+        started.into_iter().any(|(one, at, within)| one == node && (at..=at + within).contains(&ms))
     }
 
     /// Whether `node` was there, ran, and was not stopped, all the time.

@@ -47,6 +47,8 @@ pub(crate) struct World {
     copies: u8,
     security: SecurityConfig,
     hosts: Vec<Host>,
+    /// Those that nodes have moved away from.
+    former_hosts: Vec<Host>,
     clients: IpAddr,
     /// Ordered pairs of host numbers; the clients' is the last.
     cuts: BTreeSet<(usize, usize)>,
@@ -133,6 +135,7 @@ impl World {
             copies,
             security: SecurityConfig::default(),
             hosts,
+            former_hosts: Vec::new(),
             clients,
             cuts: BTreeSet::new(),
             unreachable: BTreeSet::new(),
@@ -200,6 +203,19 @@ impl World {
         if let Some(running) = self.hosts[node].process.take() {
             running.process.kill();
         }
+    }
+
+    /// Gives a node that does not run another host, with another address.
+    pub(crate) fn relocate(&mut self, node: usize) {
+        let name = format!("node{}.{}", node + 1, self.former_hosts.len() + 1);
+        let host = Host::new(&mut self.sim, &name);
+        let former = std::mem::replace(&mut self.hosts[node], host);
+        self.hosts[node].skew_ms.store(former.skew_ms.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.hosts[node].launched = former.launched;
+        self.former_hosts.push(former);
+        // Of the new host's links none is cut yet.
+        self.cuts.retain(|(from, to)| *from != node && *to != node);
+        self.unreachable.remove(&node);
     }
 
     /// Stops a node like SIGSTOP, or lets it go on.

@@ -85,4 +85,5 @@ fn the_same_seed_gives_the_same_schedule() {
     let all: Vec<_> = (0..200).flat_map(|seed| Schedule::generate(seed, 20_000).events).collect();
     let has = |wanted: &dyn Fn(&Fault) -> bool| all.iter().any(|event| wanted(&event.fault));
     assert!(has(&|fault| matches!(fault, Fault::Leave { .. })) && has(&|fault| fault.is_cut()));
+    assert!(has(&|fault| matches!(fault, Fault::Move { .. })));
 }

@@ -63,6 +63,19 @@ fn a_killed_node_refuses_at_once_and_starts_again_on_its_address() {
 }
 
 #[test]
+fn a_node_that_moves_leaves_nobody_at_its_old_address() {
+    let [during, after] = outcomes(|world, begins| {
+        world.kill(0);
+        if !begins {
+            world.relocate(0);
+            world.start(0, 2);
+        }
+    });
+    assert_eq!([&during[0].0, &after[0].0], [&Outcome::NotSent; 2]);
+    assert!(is_quick(&during[1]) && is_quick(&after[1]), "{during:?} {after:?}");
+}
+
+#[test]
 fn a_silent_machine_says_nothing_until_it_is_back() {
     let [during, after] = outcomes(|world, begins| {
         world.set_cuts([], &if begins { BTreeSet::from([0]) } else { BTreeSet::new() }, BTreeSet::new());
