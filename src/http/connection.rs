@@ -20,7 +20,7 @@ use super::limits::{Door, Doors, Gauge, Held, Limits};
 use super::watched::{Watch, Watched};
 use super::{Caller, Complaint, Edge};
 use crate::net::{TcpListener, TcpStream, first_byte, task};
-use crate::security::{self, Session, Stream};
+use crate::security::{self, Session, Stream, TlsFailure};
 use crate::telemetry::Limit;
 
 /// How long open connections may finish what they began when the node stops, or no longer accepts who has them.
@@ -168,8 +168,8 @@ async fn secured(mut stream: TcpStream, from: SocketAddr, edge: &Edge) -> Option
         Ok(Ok((stream, session))) => Some((stream, Some(session))),
         Ok(Err(error)) => {
             edge.node.metrics().refuse(Limit::NotTls);
-            if edge.complaints.is_due(Complaint::Tls) {
-                warn!(peer = %from, %error, "a TLS handshake failed; more of these are counted, not logged, for a minute");
+            if edge.complaints.is_due(Complaint::Tls(TlsFailure::of(&error))) {
+                warn!(peer = %from, %error, "a TLS handshake failed; more like it are counted, not logged, for a minute");
             }
             None
         }

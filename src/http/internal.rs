@@ -167,7 +167,9 @@ async fn run_link(
     let mut early = BytesMut::from(&parts.read_buf[..]);
     let seals = match answered.admit(&mut stream, &mut early).await {
         Ok(seals) => seals,
-        Err(reason) => return complain(&edge, &caller, Complaint::Unproved, &reason),
+        Err(reason) => {
+            return complain(&edge, &caller, Complaint::Unproved(discriminant(&reason)), &reason);
+        }
     };
     let close = |reason: String| {
         edge.node.metrics().link_rejected.inc();

@@ -50,10 +50,10 @@ use self::host::Hosts;
 pub use self::limits::Limits;
 use self::limits::{Arrivals, Door, Gauge, Held};
 use self::watched::Watch;
-use crate::link::{LinkConfig, Refused};
+use crate::link::{LinkConfig, Refused, Unproved};
 use crate::net::TcpListener;
 use crate::node::{Node, rfc3339};
-use crate::security::{self, Security, Session, Tls};
+use crate::security::{self, Security, Session, Tls, TlsFailure};
 use crate::telemetry::{Limit, Seldom};
 
 /// Where clients find keys.
@@ -131,6 +131,8 @@ impl Edge {
     fn count_failure(&self, status: StatusCode) {
         let metrics = self.node.metrics();
         match status {
+            // Who is not a member yet, or stops, has not too much to do.
+            StatusCode::SERVICE_UNAVAILABLE if !self.node.is_admitted() || self.node.is_leaving() => {}
             StatusCode::SERVICE_UNAVAILABLE => metrics.overloaded.inc(),
             StatusCode::UNAUTHORIZED => metrics.refuse(Limit::Unauthorized),
             StatusCode::FORBIDDEN => metrics.refuse(Limit::Forbidden),
@@ -212,10 +214,10 @@ enum Complaint {
     Refused(Discriminant<Refused>),
     /// A link was asked for by another protocol.
     Protocol,
-    /// A link's proof was missing or wrong.
-    Unproved,
-    /// A handshake of TLS failed.
-    Tls,
+    /// A link's proof was missing or wrong, in this way.
+    Unproved(Discriminant<Unproved>),
+    /// A handshake of TLS failed, for a reason of this kind.
+    Tls(TlsFailure),
     /// The system gave no connection.
     Accept,
     /// A connection ended when it was to become a link.

@@ -5,6 +5,7 @@
 //! over the upgraded connection. So it costs no round trip. Frames are sealed from then on, unless TLS does that. Invariant:
 //! nothing of a peer is decoded before it has proved itself to be who is called, or who asks.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -235,31 +236,45 @@ impl Answered {
     /// what has arrived already.
     ///
     /// # Errors
-    /// A sentence, if there is none in time or a wrong one.
+    /// If there is none in time, or a wrong one.
     pub async fn admit(
         &self,
         stream: &mut (impl AsyncRead + Unpin),
         early: &mut BytesMut,
-    ) -> Result<Seals, String> {
+    ) -> Result<Seals, Unproved> {
         let Some(handshake) = &self.handshake else { return Ok(None) };
         let arrives = async {
             while early.len() < PROOF_BYTES {
-                match stream.read_buf(early).await {
-                    Ok(0) => return Err("it closed the connection before it proved itself".to_string()),
-                    Ok(_) => {}
-                    Err(error) => return Err(error.to_string()),
+                if stream.read_buf(early).await.map_err(Unproved::Broken)? == 0 {
+                    return Err(Unproved::Closed);
                 }
             }
             Ok(())
         };
-        let arrived = timeout(PROOF_TIMEOUT, arrives).await;
-        arrived.map_err(|_| "it did not prove in time that it holds the cluster secret")??;
+        timeout(PROOF_TIMEOUT, arrives).await.unwrap_or(Err(Unproved::Late))?;
         if !handshake.is_proved(End::Asking, &early[..PROOF_BYTES]) {
-            return Err("its proof of the cluster secret is wrong".into());
+            return Err(Unproved::Wrong);
         }
         early.advance(PROOF_BYTES);
         Ok(self.is_sealed.then(|| handshake.seals(End::Answering)))
     }
+}
+
+/// Why who asked for a link did not get it in the end.
+#[derive(Debug, thiserror::Error)]
+pub enum Unproved {
+    /// It went away.
+    #[error("it closed the connection before it proved itself")]
+    Closed,
+    /// The connection failed.
+    #[error("the connection failed before it proved itself: {0}")]
+    Broken(io::Error),
+    /// Nothing came.
+    #[error("it did not prove in time that it holds the cluster secret")]
+    Late,
+    /// The proof is not right.
+    #[error("its proof of the cluster secret is wrong")]
+    Wrong,
 }
 
 /// Returns once the secret `key`, on which a link rests, is no longer one of the cluster's.

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::client::Pool;
-pub use self::handshake::{Answered, Refused, Seals, answer, until_revoked};
+pub use self::handshake::{Answered, Refused, Seals, Unproved, answer, until_revoked};
 pub use self::load::{Batch, Load, Room, Weight, cut};
 pub use self::message::{
     Admission, Claim, Operation, Outcome, RecordHead, RecordKind, Refusal, Reply, Request, Standing,

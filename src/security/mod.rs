@@ -33,7 +33,7 @@ pub use self::seal::{NotSealed, Opener, Sealer, TAG_BYTES};
 pub use self::secret::{KeyId, Keyring, Keys, Secret, SecretError};
 pub use self::session::Session;
 pub use self::stream::Stream;
-pub use self::tls::{ClientTls, FIRST_BYTE, Tls, TlsConfig};
+pub use self::tls::{ClientTls, FIRST_BYTE, Tls, TlsConfig, TlsFailure};
 
 /// The secrets in use, now and whenever they change; none if the cluster has none, which does not change.
 pub type SharedKeyring = Option<watch::Receiver<Arc<Keyring>>>;

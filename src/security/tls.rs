@@ -5,6 +5,7 @@
 //! removed is decided by who has it; a [`Session`] is what to ask about.
 
 use std::io;
+use std::mem::{Discriminant, discriminant};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector, rustls};
 
@@ -41,6 +42,27 @@ pub struct TlsConfig {
     pub client_ca: Option<PathBuf>,
     /// The name that every peer's certificate has, if it is not the peer's address.
     pub server_name: Option<ServerName<'static>>,
+}
+
+/// Of what kind a failed handshake is. There are few kinds, whatever the other side sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TlsFailure {
+    kind: Option<Discriminant<rustls::Error>>,
+    /// What is wrong with the other side's certificate, if that is it.
+    certificate: Option<Discriminant<CertificateError>>,
+}
+
+impl TlsFailure {
+    /// The kind of an error of [`Tls::accept`].
+    #[must_use]
+    pub fn of(error: &io::Error) -> TlsFailure {
+        let error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+        let certificate = match error {
+            Some(rustls::Error::InvalidCertificate(reason)) => Some(discriminant(reason)),
+            _ => None,
+        };
+        TlsFailure { kind: error.map(discriminant), certificate }
+    }
 }
 
 /// Both ends of a node's TLS.

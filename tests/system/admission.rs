@@ -104,6 +104,7 @@ fn a_node_that_is_joining_answers_at_once_that_it_is() {
     assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
     let health = node.get("/api/v1/health");
     assert_eq!((health.status, health.header("retry-after")), (503, Some("1")));
+    assert_eq!(node.metric("shoal_overloaded_total"), 0);
 }
 
 #[test]

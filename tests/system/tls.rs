@@ -218,6 +218,12 @@ fn with_an_authority_of_clients_nobody_is_served_without_a_certificate() {
     let other = Authority::new("other");
     let foreign = authority.client(Some(other.issue(&["client"])));
     request(&foreign, nodes[0].address, "GET", "/api/v1/stats", b"").expect_err("a certificate of others");
+    // Each reason is told, whatever else was told in that minute.
+    let junk =
+        TcpStream::connect(nodes[0].address).and_then(|mut stream| stream.write_all(b"\x16junk\r\n\r\n"));
+    junk.expect("it is sent");
+    let told = || nodes[0].log().text().matches("a TLS handshake failed").count();
+    assert!(poll(PATIENCE, || told() == 3), "{}", nodes[0].log().tail(8));
     let (cert, key) = (folder.write("client-cert", &own.0), folder.write("client-key", &own.1));
     let ca = folder.path("ca");
     let access = ["--tls-ca", ca.to_str().expect("a path"), "--tls-cert", &cert, "--tls-key", &key];
