@@ -91,9 +91,12 @@ impl Node {
 pub(crate) fn are_whole(nodes: &[Node]) -> bool {
     let mut rings = nodes.iter().map(|node| node.ring_of(nodes.len()));
     let Some(Some(first)) = rings.next() else { return false };
-    let serves =
-        |node: &Node| http(node.address, "GET", "/api/v1/health", "").is_ok_and(|(status, _)| status == 200);
-    rings.all(|ring| ring.as_ref() == Some(&first)) && nodes.iter().all(serves)
+    rings.all(|ring| ring.as_ref() == Some(&first)) && nodes.iter().all(|node| serves(node.address))
+}
+
+/// Whether the node says that it serves.
+pub(crate) fn serves(node: SocketAddr) -> bool {
+    http(node, "GET", "/api/v1/health", "").is_ok_and(|(status, _)| status == 200)
 }
 
 /// One request on a connection of its own: status and body.

@@ -18,7 +18,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use cluster::Cluster;
-use common::{Result, wait_until};
+use common::{Result, serves, wait_until};
 use load::{Keys, Load};
 
 const KEYS: usize = 100_000;
@@ -217,11 +217,13 @@ fn join() -> Result<Vec<String>> {
     let before = owners(&cluster)?;
     let load = Load::start(&keys, cluster.addresses(), PER_SECOND, false)?;
     sleep(CALM);
-    let fault = load.now();
+    let (fault, started) = (load.now(), Instant::now());
     let newcomer = cluster.add("127.0.0.1:0", None)?;
+    // As whoever spreads the requests would wait for its health.
+    wait_until("the newcomer serves", || serves(cluster.nodes[newcomer].address))?;
     load.aim(cluster.addresses());
-    let took = cluster.wait_until_replicated()?;
-    println!("  joined and filled within {:.2} s", took.as_secs_f64());
+    cluster.wait_until_replicated()?;
+    println!("  joined and filled within {:.2} s", started.elapsed().as_secs_f64());
     sleep(CALM);
     promises.keep_under_load(&load.stop()?, &[fault]);
     let after = owners(&cluster)?;
