@@ -189,4 +189,10 @@ impl Server {
         self.tasks.shutdown().await;
         info!("stopped");
     }
+
+    /// Ends where it stands. Its tasks log nothing from then on, so that the reason is the last that is read.
+    pub async fn abandon(mut self) {
+        self.edge.abort();
+        self.tasks.shutdown().await;
+    }
 }

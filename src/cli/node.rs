@@ -49,6 +49,7 @@ async fn serve(args: &NodeArgs, logs: &Logs, shortage: Option<String>) -> ExitCo
         never = reload_when_told(&started, hangup) => match never {},
     };
     if let Stop::Fatal(reason) = stop {
+        started.abandon().await;
         return fail(&reason);
     }
     tokio::select! {
