@@ -104,7 +104,7 @@ impl Ledger {
     ) -> Option<SlotSet> {
         let is_same = |lease: &Lease| lease.boot == boot || cfg!(feature = "fault-restart-is-renewal");
         if !self.leases.get(member).is_some_and(is_same) {
-            let is_over = |lease: &Lease| lease.last.is_none_or(|(_, at)| now_ms >= at + Ledger::LEASE_MS);
+            let is_over = |lease: &Lease| lease.last.is_none_or(|(_, at)| now_ms > at + Ledger::LEASE_MS);
             self.leases.retain(|other, lease| ring.members().binary_search(other).is_ok() || !is_over(lease));
             let owned = Slot::all().filter(|slot| ring.owns(member, *slot)).collect();
             self.mark_all(&owned, member);
@@ -127,7 +127,7 @@ impl Ledger {
     /// Whether a lease granted under another table than `ring` still holds, to somebody else than `asker`.
     pub fn is_bound_elsewhere(&self, asker: Option<&NodeId>, ring: Fingerprint, now_ms: u64) -> bool {
         self.leases.iter().any(|(member, lease)| {
-            let binds = |(under, at): (Fingerprint, u64)| under != ring && now_ms < at + Ledger::LEASE_MS;
+            let binds = |(under, at): (Fingerprint, u64)| under != ring && now_ms <= at + Ledger::LEASE_MS;
             Some(member) != asker && lease.last.is_some_and(binds)
         })
     }
@@ -136,7 +136,8 @@ impl Ledger {
     /// up to the moment at which this one's clock began.
     pub fn lease_end(&self, member: &NodeId) -> u64 {
         let last = self.leases.get(member).and_then(|lease| lease.last);
-        last.map_or(0, |(_, at)| at) + Ledger::LEASE_MS
+        // Both ends cut their clocks to milliseconds, so that the other's may run for one more.
+        last.map_or(0, |(_, at)| at) + Ledger::LEASE_MS + 1
     }
 
     /// The slots that are dirty for a member.

@@ -148,11 +148,11 @@ impl Node {
     /// What this node's own store has.
     pub(super) fn peek_here(&self, key: &Key, theirs: Fingerprint) -> Peeked {
         let placement = self.0.placement.load();
-        let (slot, now_ms, woke_ms) = (key.slot(), self.uptime_ms(), self.woke_ms());
+        let (slot, now_ms) = (key.slot(), self.uptime_ms());
         let is_sure = self.is_admitted() && placement.owns(slot) && theirs == placement.ring.fingerprint();
-        let standing = if is_sure && placement.has_authority(slot, now_ms) {
+        let standing = if is_sure && self.has_authority(&placement, slot) {
             Standing::Authority
-        } else if is_sure && placement.is_synced(slot, woke_ms) {
+        } else if is_sure && self.is_current(&placement) && placement.is_synced(slot) {
             Standing::Synced
         } else {
             Standing::None

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::placement::{EXCUSED_AFTER, Placement};
 use super::{Contact, Node};
 use crate::link::{Admission, LinkError, Reply, Request, SILENCE};
-use crate::model::{Fingerprint, Ledger, NodeId, SlotSet};
+use crate::model::{Fingerprint, Ledger, NodeId, Slot, SlotSet};
 use crate::net::{task, vital};
 
 /// Pause between two questions to one member.
@@ -59,21 +59,41 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
+    /// Notes that others may have taken this process for gone until now, as if it had slept.
+    pub(super) fn wake(&self, now_ms: u64) {
+        self.woke_ms.fetch_max(now_ms, Ordering::AcqRel);
+    }
+
     /// Notes that the process runs; from time to time, and whenever it matters.
     fn beat(&self, now_ms: u64) {
         let last_ms = self.beat_ms.swap(now_ms, Ordering::AcqRel);
         if now_ms.saturating_sub(last_ms) >= ASLEEP.as_millis() as u64 {
-            self.woke_ms.fetch_max(now_ms, Ordering::AcqRel);
+            self.wake(now_ms);
         }
     }
 }
 
-/// Keeps the pulse.
+/// Keeps the pulse; and when this process has slept, asks everybody again what it may lack.
 pub(super) async fn keep_pulse(node: Node) {
     loop {
-        node.woke_ms();
+        let woke_ms = node.woke_ms();
+        if node.0.placement.load().since_ms() < woke_ms {
+            start_over(&node);
+        }
         sleep(ASLEEP / 4).await;
     }
+}
+
+/// Puts the table in force anew: others may have acted in this node's place, and what it was told before says nothing.
+fn start_over(node: &Node) {
+    // Under the lock that changes of the table take.
+    let again = node.update_ledger(|_| {
+        let again = Arc::new(node.0.placement.load().again(node.uptime_ms()));
+        node.0.placement.store(again.clone());
+        again
+    });
+    node.reconsider(&again);
+    node.0.table_changed.notify_one();
 }
 
 struct Asker {
@@ -162,6 +182,22 @@ impl Node {
     pub(super) fn woke_ms(&self) -> u64 {
         self.0.pulse.beat(self.uptime_ms());
         self.0.pulse.woke_ms.load(Ordering::Acquire)
+    }
+
+    /// Whether this node may answer for the slot out of its own memory.
+    pub(super) fn has_authority(&self, placement: &Placement, slot: Slot) -> bool {
+        self.is_current(placement) && placement.has_authority(slot, self.uptime_ms())
+    }
+
+    /// Whether this node may go by what was gathered from the reachable owners.
+    pub(super) fn may_act_settled(&self, placement: &Placement) -> bool {
+        let is_unheard = |address| !self.0.links.has_heard(address, UNHEARD_FOR);
+        self.is_current(placement) && placement.may_act_settled(self.uptime_ms(), is_unheard)
+    }
+
+    /// Whether what was heard under this placement still says something: this process has not slept since.
+    pub(super) fn is_current(&self, placement: &Placement) -> bool {
+        placement.since_ms() >= self.woke_ms()
     }
 
     /// The members that are out of this node's reach.

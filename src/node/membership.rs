@@ -123,6 +123,7 @@ pub(super) async fn follow_events(node: Node, mut events: broadcast::Receiver<Go
             Ok(GossipEvent::Member(change, member)) => tell(&node, change, &member),
             Ok(GossipEvent::Renewed) => {
                 info!("the others had declared this node dead; it is back");
+                node.0.pulse.wake(node.uptime_ms());
                 node.share_everything();
             }
             Ok(GossipEvent::Stalled(lateness)) => {

@@ -2,7 +2,8 @@
 //!
 //! A node answers for a slot by itself while every member has said what it lacks (see [`Ledger`]), this slot is not among
 //! that, and the leases of the slot's other owners run; an only owner needs those of all members, one of which would act
-//! in its place. A member that stays out of reach is not waited for. Invariant: a new table starts without any lease.
+//! in its place. A member that stays out of reach is not waited for. Invariant: a new table starts without any lease, and so
+//! does the same table when this process has slept, or was taken for dead: others may have acted in its place.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -36,17 +37,8 @@ pub(super) struct Placement {
     unsynced: Box<[AtomicU64]>,
     /// Whether all have been heard.
     complete: AtomicBool,
-    /// Who has to report, and what each reported last.
-    reports: Mutex<BTreeMap<NodeId, Option<Report>>>,
-    /// When the report that is the oldest of all was asked for.
-    oldest_ms: AtomicU64,
-}
-
-/// What came with a member's lease.
-#[derive(Debug)]
-struct Report {
-    dirty: SlotSet,
-    asked_ms: u64,
+    /// Who has to report, and which slots each said last are dirty.
+    reports: Mutex<BTreeMap<NodeId, Option<SlotSet>>>,
 }
 
 impl Placement {
@@ -58,18 +50,33 @@ impl Placement {
         copies: NonZeroU8,
         now_ms: u64,
     ) -> Placement {
-        let ring = Ring::build(members.keys().cloned(), copies);
+        let ring = Arc::new(Ring::build(members.keys().cloned(), copies));
         let mut addresses = departed.clone();
         addresses.extend(members.iter().map(|(member, address)| (member.clone(), *address)));
-        let expected = addresses.keys().filter(|member| *member != me).map(|member| (member.clone(), None));
+        let expected = addresses.keys().filter(|member| *member != me).cloned().collect();
+        Placement::begin(me, ring, addresses, expected, now_ms)
+    }
+
+    /// The same table, of which nothing is known any more.
+    pub(super) fn again(&self, now_ms: u64) -> Placement {
+        let expected = self.reports.lock().keys().cloned().collect();
+        Placement::begin(&self.me, self.ring.clone(), self.addresses.clone(), expected, now_ms)
+    }
+
+    fn begin(
+        me: &NodeId,
+        ring: Arc<Ring>,
+        addresses: BTreeMap<NodeId, SocketAddr>,
+        expected: Vec<NodeId>,
+        now_ms: u64,
+    ) -> Placement {
         Placement {
             leases: ring.members().iter().map(|_| AtomicU64::new(0)).collect(),
             unsynced: SlotSet::full().words().map(AtomicU64::new).collect(),
             complete: AtomicBool::new(false),
-            all_leases: AtomicU64::new(if members.len() == 1 { u64::MAX } else { 0 }),
-            oldest_ms: AtomicU64::new(0),
-            reports: Mutex::new(expected.collect()),
-            ring: Arc::new(ring),
+            all_leases: AtomicU64::new(if ring.members().len() == 1 { u64::MAX } else { 0 }),
+            reports: Mutex::new(expected.into_iter().map(|member| (member, None)).collect()),
+            ring,
             addresses,
             me: me.clone(),
             since_ms: now_ms,
@@ -103,14 +110,9 @@ impl Placement {
         self.ring.owns(&self.me, slot)
     }
 
-    /// Whether this node, an owner, has all that was acknowledged, as far as it was told since it last woke up; what the
-    /// other owners have done since, it may not know. What it was told before it woke says nothing: others may have acted in
-    /// its place.
-    pub(super) fn is_synced(&self, slot: Slot, woke_ms: u64) -> bool {
-        self.is_clean(slot) && self.oldest_ms.load(Ordering::Acquire) >= woke_ms
-    }
-
-    fn is_clean(&self, slot: Slot) -> bool {
+    /// Whether this node, an owner, has all that was acknowledged, as far as it was told; what the other owners have done
+    /// since, it may not know.
+    pub(super) fn is_synced(&self, slot: Slot) -> bool {
         let (word, bit) = (slot.index() / 64, 1 << (slot.index() % 64));
         self.unsynced[word].load(Ordering::Acquire) & bit == 0
     }
@@ -133,13 +135,17 @@ impl Placement {
             is_owner |= is_me;
             is_me || self.leases[place].load(Ordering::Acquire) > now_ms
         });
-        is_owner && all_stand_by && self.is_clean(slot)
+        is_owner && all_stand_by && self.is_synced(slot)
     }
 
     /// Whether this node may go by what was gathered from the reachable owners. Not right after a change of the table:
-    /// others may still go by the former one.
-    pub(super) fn may_act_settled(&self, now_ms: u64) -> bool {
-        self.is_complete() || now_ms >= self.since_ms + Ledger::LEASE_MS
+    /// others may still go by the former one, as one does that can be heard and has not reported.
+    pub(super) fn may_act_settled(&self, now_ms: u64, is_unheard: impl Fn(SocketAddr) -> bool) -> bool {
+        self.is_complete()
+            || now_ms > self.since_ms + Ledger::LEASE_MS
+                && self.reports.lock().iter().all(|(member, report)| {
+                    report.is_some() || self.addresses.get(member).copied().is_none_or(&is_unheard)
+                })
     }
 
     /// Whether everybody has been heard.
@@ -159,7 +165,7 @@ impl Placement {
     /// A member has granted a lease, which began when it was asked: only these slots are dirty.
     pub(super) fn renew(&self, member: &NodeId, dirty: SlotSet, asked_ms: u64) {
         if let Some(report) = self.reports.lock().get_mut(member) {
-            *report = Some(Report { dirty, asked_ms });
+            *report = Some(dirty);
         }
         self.reconsider(self.is_complete(), |_| false);
         if let Some(place) = self.place(member) {
@@ -177,22 +183,21 @@ impl Placement {
     }
 
     /// Works out again what is unsynced. `free`: no lease that this node granted under another table still runs. Who
-    /// `is_excused` is not waited for.
+    /// `is_excused` is not waited for. Once everybody was, each report counts at once.
     pub(super) fn reconsider(&self, free: bool, is_excused: impl Fn(SocketAddr) -> bool) {
         let reports = self.reports.lock();
         let all_reported = reports.iter().all(|(member, report)| {
             report.is_some() || self.addresses.get(member).copied().is_some_and(&is_excused)
         });
-        if !free || !all_reported {
+        let may_count = self.is_complete() || free && all_reported;
+        if !may_count {
             return;
         }
         let mut unsynced = SlotSet::empty();
-        reports.values().flatten().for_each(|report| unsynced.add(&report.dirty));
+        reports.values().flatten().for_each(|dirty| unsynced.add(dirty));
         for (word, bits) in self.unsynced.iter().zip(unsynced.words()) {
             word.store(bits, Ordering::Release);
         }
-        let oldest_ms = reports.values().flatten().map(|report| report.asked_ms).min();
-        self.oldest_ms.store(oldest_ms.unwrap_or(u64::MAX), Ordering::Release);
         self.complete.store(true, Ordering::Release);
     }
 

@@ -83,7 +83,8 @@ impl Node {
 
     /// Whether what is written here has no copies to wait for.
     pub(super) fn keeps_alone(&self) -> bool {
-        self.0.config.copies.get() == 1 && self.0.placement.load().is_complete()
+        let placement = self.0.placement.load();
+        self.0.config.copies.get() == 1 && self.is_current(&placement) && placement.is_complete()
     }
 
     /// Writes as the only owner.
@@ -149,14 +150,13 @@ impl Node {
         if !self.is_admitted() || !placement.owns(slot) {
             return Err(Refusal::NotOwner);
         }
-        let is_settled = claim
-            .settled_at_ms
-            .is_some_and(|at_ms| now_ms.saturating_sub(at_ms) <= SETTLED_FOR.as_millis() as u64)
-            && placement.may_act_settled(now_ms);
-        // Authority holds among those that go by one table.
-        let has_authority =
-            claim.ring == placement.ring.fingerprint() && placement.has_authority(slot, now_ms);
-        if is_settled || has_authority { Ok(()) } else { Err(Refusal::NotSynced) }
+        // Both hold among those that go by one table.
+        if claim.ring != placement.ring.fingerprint() {
+            return Err(Refusal::NotSynced);
+        }
+        let is_fresh = |at_ms| now_ms.saturating_sub(at_ms) <= SETTLED_FOR.as_millis() as u64;
+        let is_settled = claim.settled_at_ms.is_some_and(is_fresh) && self.may_act_settled(&placement);
+        if is_settled || self.has_authority(&placement, slot) { Ok(()) } else { Err(Refusal::NotSynced) }
     }
 
     /// Copies what was written to all other owners and says which of it must not be acknowledged.
@@ -188,7 +188,7 @@ impl Node {
                         // later one.
                         let is_elsewhere = ring != here && placement.ring.owns(member, slot);
                         let is_doubtful = is_elsewhere || stale.contains(&(place as u32));
-                        if is_doubtful && !placement.has_authority(slot, self.uptime_ms()) {
+                        if is_doubtful && !self.has_authority(&placement, slot) {
                             failed.push((written[index].index, Refusal::Unconfirmed));
                         }
                     }

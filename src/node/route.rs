@@ -58,8 +58,7 @@ impl Node {
         let slot = operation.key().slot();
         let primary = placement.ring.primary(slot).ok_or_else(nobody)?;
         let claim = self.claim(placement.ring.fingerprint(), None);
-        let may_be_read_here =
-            matches!(operation, Operation::Get(_)) && placement.has_authority(slot, self.uptime_ms());
+        let may_be_read_here = matches!(operation, Operation::Get(_)) && self.has_authority(&placement, slot);
         let (outcome, holder, route) = if may_be_read_here || primary == self.id() {
             let outcome = self.serve(operation, claim, deadline).await.map_err(Failure::from);
             (outcome, self.id(), Route::Local)

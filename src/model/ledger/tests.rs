@@ -69,8 +69,8 @@ fn nobody_has_a_lease_under_two_tables() {
     };
     assert!(!at(&mut ledger, "b", &old, 1100), "it goes by the old table");
     assert!(!at(&mut ledger, "d", &new, 1100), "b may still go by the old table");
-    assert!(ledger.is_bound_elsewhere(None, new.fingerprint(), 1599));
-    assert!(at(&mut ledger, "d", &new, 1600), "what b was told has run out");
+    assert!(ledger.is_bound_elsewhere(None, new.fingerprint(), 1600));
+    assert!(at(&mut ledger, "d", &new, 1601), "what b was told has run out");
     let mut ledger = settled(&old, 1000);
     ledger.change_table(&id("a"), &old, &new);
     ledger.grant(&id("c"), 1, old.fingerprint(), &old, 1050).unwrap();
@@ -83,9 +83,9 @@ fn nobody_has_a_lease_under_two_tables() {
 fn a_write_that_was_missed_waits_for_the_last_lease_of_this_process_or_the_one_before() {
     let ring = ring(&["a", "b"]);
     let mut ledger = Ledger::default();
-    assert_eq!(ledger.lease_end(&id("b")), Ledger::LEASE_MS);
+    assert_eq!(ledger.lease_end(&id("b")), Ledger::LEASE_MS + 1);
     ledger.grant(&id("b"), 1, ring.fingerprint(), &ring, 5000).unwrap();
-    assert_eq!(ledger.lease_end(&id("b")), 5000 + Ledger::LEASE_MS);
+    assert_eq!(ledger.lease_end(&id("b")), 5000 + Ledger::LEASE_MS + 1);
 }
 
 proptest! {
