@@ -1,15 +1,18 @@
 //! A small exhaustive model of leases, wakes, table changes and conditional writes: three nodes, one slot, one key.
 //!
-//! `world.rs` holds the state and what a node may conclude from it, `step.rs` the rules and the events, `search.rs` the
-//! search. The invariant: no schedule grants two creates, and no read that claims to be sure hides an acknowledged write.
+//! `rules.rs` has the rules, `world.rs` the state and what a node may conclude from it, `events.rs` what may happen,
+//! `protocol.rs` what a node does then, `tick.rs` what happens by itself, `search.rs` the search. The invariant: no schedule grants two creates, and no read that claims to be sure hides an acknowledged write.
 //! The ignored tests visit millions of states: `cargo test --release --test model -- --ignored`.
 
+mod events;
+mod protocol;
+mod rules;
 mod search;
-mod step;
+mod tick;
 mod world;
 
+use crate::rules::{Fault, Model, Rule};
 use crate::search::{Found, search};
-use crate::step::{Fault, Model, Rule};
 use crate::world::Kind;
 
 const TWO_CREATES: &[Kind] = &[Kind::Create, Kind::Create];

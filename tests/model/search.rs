@@ -1,13 +1,13 @@
 //! Breadth-first search over all states that a schedule can lead to.
 //!
-//! Keeps a hash of each state that was seen, not the state: two in a million million of hashes are equal, and then a state is
-//! left out. The shortest schedule to a violation is found first.
+//! Keeps a hash of 64 bits of each state that was seen, not the state. If two states share one, the second is left out; among
+//! forty million states the chance of that is below one in ten thousand. The shortest schedule to a violation is found first.
 
 use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
-use crate::step::{Event, Model};
+use crate::rules::{Event, Model};
 use crate::world::World;
 
 /// What a search has found.

@@ -1,6 +1,6 @@
 //! The state of a small cluster with one slot and one key, and what a node may conclude from what it knows.
 //!
-//! Does not change anything: `step.rs` does. Times are ticks that are left, so that two states that differ only in the hour
+//! Does not change anything: the other files do. Times are ticks that are left, so that two states that differ only in the hour
 //! are one. All nodes' clocks run alike. Sets of nodes are bits of a byte.
 
 /// Nodes at most.
