@@ -3,7 +3,7 @@
 //! A page whose own name was made to resolve to the node's address (DNS rebinding) is of the node's origin for a browser; the
 //! name in `Host` is what gives it away. Invariant: an address is nobody's name, so it needs no entry.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use hyper::Uri;
 use hyper::header::HeaderValue;
@@ -17,8 +17,6 @@ pub(super) struct Host<'a> {
     /// With the port, as it was sent.
     pub(super) text: &'a str,
     name: &'a str,
-    /// Whether the name is an address: in brackets, or of digits and dots alone, which no name is that a browser resolves (URL
-    /// Standard, "ends in a number").
     is_address: bool,
 }
 
@@ -41,12 +39,13 @@ impl<'a> Host<'a> {
                 (address, rest, true)
             }
             None => {
-                let bytes = text.as_bytes();
-                let end = bytes.iter().position(|byte| *byte == b':').unwrap_or(bytes.len());
+                let end = text.bytes().position(|byte| byte == b':').unwrap_or(text.len());
                 let (name, rest) = text.split_at(end);
-                let is_address =
-                    !name.is_empty() && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'.'));
-                (is_address || name.bytes().all(is_of_a_name)).then_some((name, rest, is_address))?
+                let is_address = name.parse::<Ipv4Addr>().is_ok();
+                if !is_address && !name.bytes().all(is_of_a_name) {
+                    return None;
+                }
+                (name, rest, is_address)
             }
         };
         let port = if rest.is_empty() { rest } else { rest.strip_prefix(':')? };
@@ -124,9 +123,15 @@ mod tests {
         {
             assert!(Host::parse(text).is_some_and(|host| hosts.admit(host)), "{text}");
         }
-        for text in
-            ["", "evil.example", "node1.evil.example", "localhost.", "127.0.0.1.evil.example", "0x7f.1"]
-        {
+        for text in [
+            "",
+            "evil.example",
+            "node1.evil.example",
+            "localhost.",
+            "127.0.0.1.evil.example",
+            "0x7f.1",
+            "1.2.3",
+        ] {
             assert!(Host::parse(text).is_some_and(|host| !hosts.admit(host)), "{text}");
         }
     }
