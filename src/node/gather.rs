@@ -152,7 +152,7 @@ impl Node {
         let is_sure = self.is_admitted() && placement.owns(slot) && theirs == placement.ring.fingerprint();
         let standing = if is_sure && self.has_authority(&placement, slot) {
             Standing::Authority
-        } else if is_sure && self.is_current(&placement) && placement.is_synced(slot) {
+        } else if is_sure && self.is_current(&placement, now_ms) && placement.is_synced(slot) {
             Standing::Synced
         } else {
             Standing::None

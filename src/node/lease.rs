@@ -64,20 +64,25 @@ impl Pulse {
         self.woke_ms.fetch_max(now_ms, Ordering::AcqRel);
     }
 
-    /// Notes that the process runs; from time to time, and whenever it matters.
-    fn beat(&self, now_ms: u64) {
-        let last_ms = self.beat_ms.swap(now_ms, Ordering::AcqRel);
+    /// Notes that the process runs; from time to time, and whenever it matters. Gives when it last woke up.
+    fn beat(&self, now_ms: u64) -> u64 {
+        let last_ms = self.beat_ms.load(Ordering::Acquire);
         if now_ms.saturating_sub(last_ms) >= ASLEEP.as_millis() as u64 {
+            // Before another thread can see that the process runs again.
             self.wake(now_ms);
         }
+        // Every request gets here, and all threads share this memory: it is written once a millisecond at most.
+        if now_ms > last_ms {
+            self.beat_ms.fetch_max(now_ms, Ordering::AcqRel);
+        }
+        self.woke_ms.load(Ordering::Acquire)
     }
 }
 
 /// Keeps the pulse; and when this process has slept, asks everybody again what it may lack.
 pub(super) async fn keep_pulse(node: Node) {
     loop {
-        let woke_ms = node.woke_ms();
-        if node.0.placement.load().since_ms() < woke_ms {
+        if !node.is_current(&node.0.placement.load(), node.uptime_ms()) {
             start_over(&node);
         }
         sleep(ASLEEP / 4).await;
@@ -180,24 +185,25 @@ impl Node {
 
     /// When this process last woke up; zero if it has run all the time.
     pub(super) fn woke_ms(&self) -> u64 {
-        self.0.pulse.beat(self.uptime_ms());
-        self.0.pulse.woke_ms.load(Ordering::Acquire)
+        self.0.pulse.beat(self.uptime_ms())
     }
 
     /// Whether this node may answer for the slot out of its own memory.
     pub(super) fn has_authority(&self, placement: &Placement, slot: Slot) -> bool {
-        self.is_current(placement) && placement.has_authority(slot, self.uptime_ms())
+        let now_ms = self.uptime_ms();
+        self.is_current(placement, now_ms) && placement.has_authority(slot, now_ms)
     }
 
     /// Whether this node may go by what was gathered from the reachable owners.
     pub(super) fn may_act_settled(&self, placement: &Placement) -> bool {
         let is_unheard = |address| !self.0.links.has_heard(address, UNHEARD_FOR);
-        self.is_current(placement) && placement.may_act_settled(self.uptime_ms(), is_unheard)
+        let now_ms = self.uptime_ms();
+        self.is_current(placement, now_ms) && placement.may_act_settled(now_ms, is_unheard)
     }
 
     /// Whether what was heard under this placement still says something: this process has not slept since.
-    pub(super) fn is_current(&self, placement: &Placement) -> bool {
-        placement.since_ms() >= self.woke_ms()
+    pub(super) fn is_current(&self, placement: &Placement, now_ms: u64) -> bool {
+        placement.since_ms() >= self.0.pulse.beat(now_ms)
     }
 
     /// The members that are out of this node's reach.

@@ -37,9 +37,11 @@ pub(super) struct Placement {
     unsynced: Box<[AtomicU64]>,
     /// Whether all have been heard.
     complete: AtomicBool,
-    /// Who has to report, and which slots each said last are dirty.
-    reports: Mutex<BTreeMap<NodeId, Option<SlotSet>>>,
+    reports: Mutex<Reports>,
 }
+
+/// Who has to report, and which slots each said last are dirty.
+type Reports = BTreeMap<NodeId, Option<SlotSet>>;
 
 impl Placement {
     /// The table of `members`. `departed` have left it and may still hold entries.
@@ -143,9 +145,14 @@ impl Placement {
     pub(super) fn may_act_settled(&self, now_ms: u64, is_unheard: impl Fn(SocketAddr) -> bool) -> bool {
         self.is_complete()
             || now_ms > self.since_ms + Ledger::LEASE_MS
-                && self.reports.lock().iter().all(|(member, report)| {
-                    report.is_some() || self.addresses.get(member).copied().is_none_or(&is_unheard)
-                })
+                && self.have_reported(&self.reports.lock(), is_unheard)
+    }
+
+    /// Whether all have reported, but for those that need not.
+    fn have_reported(&self, reports: &Reports, need_not: impl Fn(SocketAddr) -> bool) -> bool {
+        reports.iter().all(|(member, report)| {
+            report.is_some() || self.addresses.get(member).copied().is_some_and(&need_not)
+        })
     }
 
     /// Whether everybody has been heard.
@@ -183,13 +190,10 @@ impl Placement {
     }
 
     /// Works out again what is unsynced. `free`: no lease that this node granted under another table still runs. Who
-    /// `is_excused` is not waited for. Once everybody was, each report counts at once.
+    /// `is_excused` is not waited for. After all have been heard once, each report counts at once.
     pub(super) fn reconsider(&self, free: bool, is_excused: impl Fn(SocketAddr) -> bool) {
         let reports = self.reports.lock();
-        let all_reported = reports.iter().all(|(member, report)| {
-            report.is_some() || self.addresses.get(member).copied().is_some_and(&is_excused)
-        });
-        let may_count = self.is_complete() || free && all_reported;
+        let may_count = self.is_complete() || free && self.have_reported(&reports, is_excused);
         if !may_count {
             return;
         }

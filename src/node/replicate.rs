@@ -84,7 +84,9 @@ impl Node {
     /// Whether what is written here has no copies to wait for.
     pub(super) fn keeps_alone(&self) -> bool {
         let placement = self.0.placement.load();
-        self.0.config.copies.get() == 1 && self.is_current(&placement) && placement.is_complete()
+        self.0.config.copies.get() == 1
+            && self.is_current(&placement, self.uptime_ms())
+            && placement.is_complete()
     }
 
     /// Writes as the only owner.
@@ -146,7 +148,7 @@ impl Node {
     }
 
     fn check_entitled(&self, slot: Slot, claim: Claim) -> Result<(), Refusal> {
-        let (placement, now_ms) = (self.0.placement.load(), self.uptime_ms());
+        let placement = self.0.placement.load();
         if !self.is_admitted() || !placement.owns(slot) {
             return Err(Refusal::NotOwner);
         }
@@ -154,7 +156,7 @@ impl Node {
         if claim.ring != placement.ring.fingerprint() {
             return Err(Refusal::NotSynced);
         }
-        let is_fresh = |at_ms| now_ms.saturating_sub(at_ms) <= SETTLED_FOR.as_millis() as u64;
+        let is_fresh = |at_ms| self.uptime_ms().saturating_sub(at_ms) <= SETTLED_FOR.as_millis() as u64;
         let is_settled = claim.settled_at_ms.is_some_and(is_fresh) && self.may_act_settled(&placement);
         if is_settled || self.has_authority(&placement, slot) { Ok(()) } else { Err(Refusal::NotSynced) }
     }
