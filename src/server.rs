@@ -190,7 +190,7 @@ impl Server {
         info!("stopped");
     }
 
-    /// Ends where it stands. Its tasks log nothing from then on, so that the reason is the last that is read.
+    /// Ends at once, without leaving. Its tasks log nothing from then on, so that the reason of the end is the last line.
     pub async fn abandon(mut self) {
         self.edge.abort();
         self.tasks.shutdown().await;

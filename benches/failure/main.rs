@@ -219,7 +219,7 @@ fn join() -> Result<Vec<String>> {
     sleep(CALM);
     let (fault, started) = (load.now(), Instant::now());
     let newcomer = cluster.add("127.0.0.1:0", None)?;
-    // As whoever spreads the requests would wait for its health.
+    // A load balancer would wait for its health, too.
     wait_until("the newcomer serves", || serves(cluster.nodes[newcomer].address))?;
     load.aim(cluster.addresses());
     cluster.wait_until_replicated()?;

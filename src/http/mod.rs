@@ -131,7 +131,7 @@ impl Edge {
     fn count_failure(&self, status: StatusCode) {
         let metrics = self.node.metrics();
         match status {
-            // Who is not a member yet, or stops, has not too much to do.
+            // A node that joins or stops answers 503 as well, and is not overloaded.
             StatusCode::SERVICE_UNAVAILABLE if !self.node.is_admitted() || self.node.is_leaving() => {}
             StatusCode::SERVICE_UNAVAILABLE => metrics.overloaded.inc(),
             StatusCode::UNAUTHORIZED => metrics.refuse(Limit::Unauthorized),

@@ -31,7 +31,7 @@ pub(super) const CONFINED: [(HeaderName, &str); 3] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// Adds what is in [`CONFINED`].
+/// Confines an answer by [`CONFINED`].
 pub(super) fn confine(headers: &mut HeaderMap) {
     for (name, value) in CONFINED {
         headers.insert(name, HeaderValue::from_static(value));

@@ -47,7 +47,7 @@ impl Version {
         self.node
     }
 
-    /// What it is as text. Nearly every answer has one, and `format!` took an eighth of a local GET.
+    /// Its text, without an allocation: nearly every answer has one, and `format!` took an eighth of a local GET's instructions.
     pub(crate) fn to_ascii(self) -> [u8; Version::TEXT_BYTES] {
         let mut text = [b'-'; Version::TEXT_BYTES];
         write_hex(self.time, &mut text[..TIME_DIGITS]);

@@ -13,7 +13,7 @@ mod world;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -22,7 +22,7 @@ use crate::record::Count;
 
 /// How many seeds a run tries, unless `SEEDS` says otherwise.
 const SEEDS: u64 = 200;
-/// Seeds that failed once, and are tried again before any range: with one copy, a node that slept went on by its old table.
+/// Seeds that failed once; they are tried before any range. With one copy, a node that slept acted by its old table.
 const FAILED_ONCE: [u64; 4] = [263, 2130, 2179, 2748];
 /// How much of a failure is shown.
 const FAILURES_SHOWN: usize = 3;
@@ -104,21 +104,17 @@ fn promises_hold_whatever_breaks() {
     let until_failure = std::env::var_os("UNTIL_FAILURE").is_some();
     // Where a planted fault is looked for, how soon it is found says more.
     let again: &[u64] = if until_failure { &[] } else { &FAILED_ONCE };
-    let seed_of = |number: u64| {
-        let number = number as usize;
-        again.get(number).copied().unwrap_or_else(|| first + (number - again.len()) as u64)
-    };
-    let seeds = seeds + again.len() as u64;
-    let (next, tried, started) = (AtomicU64::new(0), Mutex::new(Tried::default()), Instant::now());
+    let seeds: Vec<u64> = again.iter().copied().chain(first..first + seeds).collect();
+    let (next, tried, started) = (AtomicUsize::new(0), Mutex::new(Tried::default()), Instant::now());
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= seeds || (until_failure && !tried.lock().failed.is_empty()) {
+                    let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+                    if until_failure && !tried.lock().failed.is_empty() {
                         return;
                     }
-                    let (count, failure) = try_seed(seed_of(number));
+                    let (count, failure) = try_seed(*seed);
                     let mut tried = tried.lock();
                     tried.seeds += 1;
                     tried.count += count;

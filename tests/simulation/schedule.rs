@@ -153,7 +153,8 @@ impl Schedule {
         schedule
     }
 
-    /// Some of the nodes that crash come back elsewhere. Drawn apart: every other seed has the schedule that it always had.
+    /// Some of the nodes that crash come back elsewhere. A generator of its own leaves the schedules of all other seeds as they
+    /// were.
     fn draw_moves(&mut self, seed: u64) {
         let mut random = StdRng::seed_from_u64(!seed);
         for event in &mut self.events {

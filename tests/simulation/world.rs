@@ -213,7 +213,7 @@ impl World {
         self.hosts[node].skew_ms.store(former.skew_ms.load(Ordering::Relaxed), Ordering::Relaxed);
         self.hosts[node].launched = former.launched;
         self.former_hosts.push(former);
-        // Of the new host's links none is cut yet.
+        // None of the new host's links is cut yet.
         self.cuts.retain(|(from, to)| *from != node && *to != node);
         self.unreachable.remove(&node);
     }
