@@ -151,6 +151,7 @@ impl From<NodeError> for ApiError {
             }
             NodeError::Overloaded(_) => ApiError::overloaded(message),
             NodeError::Joining(_) => ApiError::joining(message),
+            NodeError::Undecided(_) => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "undecided", message),
             NodeError::NodeNotFound(_) => ApiError::internal("node_not_found", message),
             NodeError::ForwardFailed(_) => ApiError::internal("forward_failed", message),
             NodeError::DecodeFailed(_) => ApiError::internal("decode_failed", message),
@@ -178,6 +179,7 @@ mod tests {
             (NodeError::PreconditionFailed(reason()), "precondition_failed", 412),
             (NodeError::Overloaded(reason()), "overloaded", 503),
             (NodeError::Joining(reason()), "joining", 503),
+            (NodeError::Undecided(reason()), "undecided", 503),
             (NodeError::NodeNotFound(reason()), "node_not_found", 500),
             (NodeError::ForwardFailed(reason()), "forward_failed", 500),
             (NodeError::DecodeFailed(reason()), "decode_failed", 500),

@@ -115,6 +115,12 @@ pub enum Refusal {
     /// Too much is under way.
     #[error("the node has too much to do")]
     Overloaded,
+    /// The condition of a write cannot be decided now: other owners may decide it, and the members that would rule that out
+    /// cannot be asked.
+    #[error(
+        "the condition cannot be decided now: not enough members of the cluster can be reached by the owner of the key"
+    )]
+    Undecided,
 }
 
 /// How far a node may answer for a slot, by the asker's table.
@@ -257,6 +263,17 @@ pub enum Request {
     },
     /// Drop what is older than these versions: the newer ones cannot be brought.
     Forget(Vec<(Box<str>, Version)>),
+    /// Let the sender alone decide conditional writes in this slot for a while; see `model::Fence`.
+    Promise {
+        /// The sender.
+        node_id: NodeId,
+        /// The slot.
+        slot: Slot,
+        /// The table that the sender goes by; none gives the promise back.
+        ring: Option<Fingerprint>,
+        /// The sending process's own time, in milliseconds.
+        at_ms: u64,
+    },
 }
 
 impl Request {
@@ -327,6 +344,8 @@ pub enum Reply {
     CalledBack(Option<String>),
     /// To [`Request::Goodbye`].
     Noted,
+    /// To [`Request::Promise`]: whether it is given.
+    Promised(bool),
     /// To [`Request::Leave`]: it will. To [`Request::Members`]: it is about to, and does not know who is there.
     Leaving,
     /// The answer is long; ask again on the bulk connection.

@@ -6,6 +6,7 @@
 mod condition;
 mod content_type;
 mod entry;
+mod fence;
 mod key;
 mod ledger;
 mod members;
@@ -18,6 +19,7 @@ mod version;
 pub use condition::Condition;
 pub use content_type::{ContentType, ContentTypeError};
 pub use entry::{Entry, Record, Tombstone};
+pub use fence::{Fence, Promises};
 pub use key::{Key, KeyError, NodeId, NodeIdError, Slot, SlotError};
 pub use ledger::Ledger;
 pub use members::{Change, Counts, Member, Members, Seen, Status};

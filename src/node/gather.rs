@@ -15,7 +15,7 @@ use super::operation::{record_from_wire, unexpected};
 use super::placement::Placement;
 use super::{Node, NodeError};
 use crate::link::{LinkError, Reply, Request, Standing};
-use crate::model::{Fingerprint, Key, NodeId, Record};
+use crate::model::{Fingerprint, Key, NodeId, Record, Version};
 
 /// What a node's own store has.
 pub(super) struct Peeked {
@@ -44,6 +44,22 @@ impl Gathered {
         any(Standing::Authority)
             || any(Standing::Synced) && self.owners().iter().all(is_settled)
             || self.is_everybody && self.answers.iter().all(is_settled)
+    }
+
+    fn add_others(&mut self, others: Gathered) {
+        self.answers.extend(others.answers);
+        self.is_everybody = true;
+    }
+
+    /// Whether a majority of these members has answered.
+    pub(super) fn is_of_majority(&self, members: &[NodeId]) -> bool {
+        let answered = self.peeked().filter(|(member, _)| members.binary_search(member).is_ok());
+        2 * answered.count() > members.len()
+    }
+
+    /// The versions that were found.
+    pub(super) fn versions(&self) -> impl Iterator<Item = Version> {
+        self.peeked().filter_map(|(_, peeked)| peeked.record.as_ref().map(Record::version))
     }
 
     /// Whether nobody hears from a member.
@@ -110,14 +126,28 @@ impl Node {
         let owners: Vec<NodeId> = placement.ring.owners(key.slot()).cloned().collect();
         let mut found = self.peek_at_all(&placement, owners, key, deadline).await;
         if !found.is_conclusive() {
-            // Itself, too: one that leaves is in nobody's table and still holds what it has not handed over.
-            let members: BTreeSet<_> = placement.addresses.keys().chain([self.id()]).collect();
-            let others =
-                members.into_iter().filter(|member| !placement.ring.owns(member, key.slot())).cloned();
-            found.answers.extend(self.peek_at_all(&placement, others.collect(), key, deadline).await.answers);
-            found.is_everybody = true;
+            let others = self.not_owners(&placement, key);
+            found.add_others(self.peek_at_all(&placement, others, key, deadline).await);
         }
         found
+    }
+
+    /// Asks everybody.
+    pub(super) async fn gather_all(&self, placement: &Placement, key: &Key, deadline: Instant) -> Gathered {
+        let owners: Vec<NodeId> = placement.ring.owners(key.slot()).cloned().collect();
+        let (mut found, others) = tokio::join!(
+            self.peek_at_all(placement, owners, key, deadline),
+            self.peek_at_all(placement, self.not_owners(placement, key), key, deadline)
+        );
+        found.add_others(others);
+        found
+    }
+
+    /// Whoever may hold something of the key and does not own it.
+    fn not_owners(&self, placement: &Placement, key: &Key) -> Vec<NodeId> {
+        // Itself, too: one that leaves is in nobody's table and still holds what it has not handed over.
+        let members: BTreeSet<_> = placement.addresses.keys().chain([self.id()]).collect();
+        members.into_iter().filter(|member| !placement.ring.owns(member, key.slot())).cloned().collect()
     }
 
     /// Asks the owners besides one that has authority, and nothing.

@@ -149,7 +149,7 @@ impl Asker {
         node.0.contacts.lock().insert(self.member.clone(), contact);
         match SlotSet::from_bytes(&dirty) {
             Some(dirty) if granted && theirs == ring => {
-                self.placement.renew(&self.member, dirty, asked_ms);
+                self.placement.renew(&self.member, dirty, asked_ms, node.uptime_ms());
                 node.reconsider(&self.placement);
                 if admission == Admission::Admitted {
                     node.admit();
@@ -167,7 +167,11 @@ impl Node {
         // Under the lock that changes of the table take, so that table and dirty slots belong together.
         let (placement, dirty) = self.update_ledger(|ledger| {
             let placement = self.0.placement.load_full();
-            let dirty = ledger.grant(member, boot, theirs, &placement.ring, self.uptime_ms());
+            let now_ms = self.uptime_ms();
+            let mut dirty = ledger.grant(member, boot, theirs, &placement.ring, now_ms);
+            if let Some(dirty) = &mut dirty {
+                self.0.fences.add_promised_to_others(dirty, member, now_ms);
+            }
             (placement, dirty)
         });
         // It is alive, whatever was noticed of the process before it.
@@ -191,7 +195,9 @@ impl Node {
     /// Whether this node may answer for the slot out of its own memory.
     pub(super) fn has_authority(&self, placement: &Placement, slot: Slot) -> bool {
         let now_ms = self.uptime_ms();
-        self.is_current(placement, now_ms) && placement.has_authority(slot, now_ms)
+        self.is_current(placement, now_ms)
+            && placement.has_authority(slot, now_ms)
+            && !self.0.fences.is_given_away(slot, &self.0.id, now_ms)
     }
 
     /// Whether this node may go by what was gathered from the reachable owners.

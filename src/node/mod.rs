@@ -5,10 +5,13 @@
 //! people who debug ([`Node::apply_here`]), or through `put_if_newer`.
 
 mod admission;
+mod apply;
 mod batch;
 mod command;
 mod copies;
+mod decide;
 mod events;
+mod fence;
 mod gather;
 mod handoff;
 mod join;
@@ -16,6 +19,7 @@ mod lease;
 mod membership;
 mod offer;
 mod operation;
+mod owed;
 mod placement;
 mod replicate;
 mod route;
@@ -85,6 +89,7 @@ struct Inner {
     table_changed: Notify,
     pulse: lease::Pulse,
     ledger: Mutex<Ledger>,
+    fences: fence::Fences,
     /// Something was marked in the ledger.
     owing: Notify,
     /// There may be records of slots that others own.
@@ -149,6 +154,7 @@ impl Node {
             table_changed: Notify::new(),
             pulse: lease::Pulse::default(),
             ledger: Mutex::default(),
+            fences: fence::Fences::default(),
             owing: Notify::new(),
             foreign: Notify::new(),
             clean: watch::channel(true).0,

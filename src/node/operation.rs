@@ -56,6 +56,13 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Of a write: whether fewer copies than wanted are there.
+    pub(super) fn set_degraded(&mut self, now_degraded: bool) {
+        if let Outcome::Stored { degraded, .. } | Outcome::Deleted { degraded, .. } = self {
+            *degraded = now_degraded;
+        }
+    }
+
     /// Clients need not know why there is nothing.
     pub(super) fn for_clients(self) -> Outcome {
         if self == Outcome::Gone { Outcome::Miss } else { self }
@@ -86,6 +93,9 @@ pub enum NodeError {
     /// A bounded queue is full. Nothing changed.
     #[error("{0}")]
     Overloaded(String),
+    /// Whether the condition of the write holds cannot be known now. Nothing changed.
+    #[error("{0}")]
+    Undecided(String),
     /// No member owns the key, or the named node is not a member. Nothing changed.
     #[error("{0}")]
     NodeNotFound(String),
@@ -119,6 +129,7 @@ impl From<Refusal> for NodeError {
             Refusal::TooLarge(reason) => NodeError::TooLarge(reason),
             Refusal::PreconditionFailed(reason) => NodeError::PreconditionFailed(reason),
             Refusal::Overloaded => NodeError::Overloaded(refusal.to_string()),
+            Refusal::Undecided => NodeError::Undecided(refusal.to_string()),
             Refusal::NotOwner | Refusal::NotSynced => {
                 NodeError::ForwardFailed("the members do not agree yet about who has the key".into())
             }
@@ -134,6 +145,17 @@ impl Operation {
     pub fn key(&self) -> &Key {
         match self {
             Operation::Get(key) | Operation::Put(key, ..) | Operation::Delete(key, _) => key,
+        }
+    }
+
+    /// Whether what it does depends on what is there.
+    #[must_use]
+    pub(super) fn is_conditional(&self) -> bool {
+        match self {
+            Operation::Get(_) => false,
+            Operation::Put(.., condition) | Operation::Delete(_, condition) => {
+                *condition != Condition::Always
+            }
         }
     }
 

@@ -37,6 +37,8 @@ pub(super) struct Placement {
     unsynced: Box<[AtomicU64]>,
     /// Whether all have been heard.
     complete: AtomicBool,
+    /// The latest time at which authority over some slot may have been lost, or came back.
+    shaken_ms: AtomicU64,
     reports: Mutex<Reports>,
 }
 
@@ -76,6 +78,7 @@ impl Placement {
             leases: ring.members().iter().map(|_| AtomicU64::new(0)).collect(),
             unsynced: SlotSet::full().words().map(AtomicU64::new).collect(),
             complete: AtomicBool::new(false),
+            shaken_ms: AtomicU64::new(now_ms),
             all_leases: AtomicU64::new(if ring.members().len() == 1 { u64::MAX } else { 0 }),
             reports: Mutex::new(expected.into_iter().map(|member| (member, None)).collect()),
             ring,
@@ -140,6 +143,12 @@ impl Placement {
         is_owner && all_stand_by && self.is_synced(slot)
     }
 
+    /// Whether authority over a slot, which this node had then and has now, was never lost in between. May be false without
+    /// need: what happens to one slot counts for all.
+    pub(super) fn has_kept_authority_since(&self, since_ms: u64) -> bool {
+        self.shaken_ms.load(Ordering::Acquire) < since_ms
+    }
+
     /// Whether this node may go by what was gathered from the reachable owners. Not right after a change of the table:
     /// others may still go by the former one, as one does that can be heard and has not reported.
     pub(super) fn may_act_settled(&self, now_ms: u64, is_unheard: impl Fn(SocketAddr) -> bool) -> bool {
@@ -170,12 +179,17 @@ impl Placement {
     }
 
     /// A member has granted a lease, which began when it was asked: only these slots are dirty.
-    pub(super) fn renew(&self, member: &NodeId, dirty: SlotSet, asked_ms: u64) {
+    pub(super) fn renew(&self, member: &NodeId, dirty: SlotSet, asked_ms: u64, now_ms: u64) {
+        let mut is_shaken = false;
         if let Some(report) = self.reports.lock().get_mut(member) {
+            is_shaken = report.as_ref() != Some(&dirty);
             *report = Some(dirty);
         }
         self.reconsider(self.is_complete(), |_| false);
         if let Some(place) = self.place(member) {
+            if is_shaken || self.leases[place].load(Ordering::Acquire) <= now_ms {
+                self.shaken_ms.fetch_max(now_ms, Ordering::AcqRel);
+            }
             self.leases[place].store(asked_ms + Ledger::LEASE_MS, Ordering::Release);
             let others =
                 self.ring.members().iter().zip(&self.leases).filter(|(member, _)| **member != self.me);

@@ -122,7 +122,12 @@ impl Node {
                 (_, None) => found.failure(),
             };
             if Instant::now() + pause >= deadline {
-                return Err(failure);
+                return Err(match failure {
+                    NodeError::Undecided(reason) if !doubt.owners.is_empty() => {
+                        NodeError::ForwardFailed(format!("the write may have been done; {reason}"))
+                    }
+                    failure => failure,
+                });
             }
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE[1]);
@@ -188,7 +193,11 @@ impl Node {
             };
             match outcome {
                 Ok(outcome) => return Ok(Done { outcome, node_id: owner.clone() }),
-                Err(Failure::Elsewhere(error)) => failure = Failure::Elsewhere(error),
+                // That one is there and says why: better than that the others are not.
+                Err(Failure::Elsewhere(error)) => match failure {
+                    Failure::Elsewhere(NodeError::Undecided(_)) => {}
+                    _ => failure = Failure::Elsewhere(error),
+                },
                 Err(Failure::Doubtful(error)) => {
                     doubt.owners.push(owner.clone());
                     return Err(Failure::Doubtful(error));
@@ -247,7 +256,7 @@ impl From<LinkError> for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Failure {
         match refusal {
-            Refusal::NotOwner | Refusal::NotSynced => Failure::Elsewhere(refusal.into()),
+            Refusal::NotOwner | Refusal::NotSynced | Refusal::Undecided => Failure::Elsewhere(refusal.into()),
             Refusal::Unconfirmed => Failure::Doubtful(refusal.into()),
             other => Failure::Final(other.into()),
         }

@@ -19,7 +19,7 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: In
                 let (reply, values) = one(node.read(&key, claim));
                 Answer::Now(reply, values)
             }
-            Ok(write) if node.keeps_alone() => {
+            Ok(write) if node.keeps_alone(&write) => {
                 let (reply, values) = one(node.write_alone(&write, claim));
                 Answer::Now(reply, values)
             }
@@ -53,6 +53,13 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: In
             let keys = versions.into_iter().filter_map(|(key, version)| Some((parse(key).ok()?, version)));
             keys.for_each(|(key, version)| node.forget_older(&key, version));
             copied(&node, Vec::new())
+        }
+        Request::Promise { node_id, slot, ring: Some(ring), at_ms } => {
+            Answer::Now(Reply::Promised(node.promise(&node_id, slot, ring, at_ms)), Vec::new())
+        }
+        Request::Promise { node_id, slot, ring: None, at_ms } => {
+            node.0.fences.release(slot, &node_id, at_ms);
+            Answer::Now(Reply::Promised(false), Vec::new())
         }
         Request::Ping { clock } => {
             node.see_clock(clock);

@@ -1,0 +1,81 @@
+//! An operation on this node's own store: the condition is judged and the version stamped under one lock.
+//!
+//! Does not ask who owns the key, nor does it copy anything. Invariant: a write that is refused has changed nothing.
+
+use super::{NewValue, Node, NodeError, Operation, Outcome};
+use crate::link::Refusal;
+use crate::model::{Condition, Current, Entry, Record, Tombstone, Version};
+
+/// A write that was done in this node's store.
+pub(super) struct Applied {
+    pub(super) record: Record,
+    /// The version of what was there before.
+    pub(super) on: Option<Version>,
+}
+
+impl Node {
+    /// Does an operation on this node's own store, whoever owns the key; a write also as it is to be copied.
+    pub(super) fn apply(&self, operation: &Operation) -> Result<(Outcome, Option<Applied>), NodeError> {
+        let now_ms = self.now_ms();
+        let unstamped = Version::new(0, 0);
+        let (key, condition, mut record) = match operation {
+            Operation::Get(key) => return Ok((self.lookup(key), None)),
+            Operation::Put(key, new, condition) => {
+                (key, condition, Record::Entry(entry(new, unstamped, now_ms)))
+            }
+            Operation::Delete(key, condition) => {
+                let expires_at_ms = now_ms.saturating_add(Tombstone::LIFE_MS);
+                (key, condition, Record::Tombstone(Tombstone { version: unstamped, expires_at_ms }))
+            }
+        };
+        let mut on = None;
+        let stamp = |current: Option<Current>| {
+            on = current.map(|current| current.version);
+            let live = current.filter(|current| current.live).map(|current| current.version);
+            if !condition.holds(live) {
+                return Err(refused(condition, live));
+            }
+            Ok(self.0.versions.stamp_after(now_ms, on))
+        };
+        let written = self.0.store.write(key, record.clone(), now_ms, stamp)??;
+        self.count_evicted(written.evicted);
+        record.set_version(written.version);
+        let outcome = match operation {
+            Operation::Delete(..) => Outcome::Deleted { found: written.replaced, degraded: false },
+            _ => Outcome::Stored { version: written.version, degraded: false },
+        };
+        Ok((outcome, Some(Applied { record, on })))
+    }
+
+    /// The same, with the refusals of an owner.
+    pub(super) fn apply_as_owner(
+        &self,
+        operation: &Operation,
+    ) -> Result<(Outcome, Option<Applied>), Refusal> {
+        self.apply(operation).map_err(|error| match error {
+            NodeError::PreconditionFailed(reason) => Refusal::PreconditionFailed(reason),
+            other => Refusal::TooLarge(other.to_string()),
+        })
+    }
+}
+
+fn entry(new: &NewValue, version: Version, now_ms: u64) -> Entry {
+    let ttl_ms = new.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+    Entry {
+        value: new.value.clone(),
+        content_type: new.content_type.clone(),
+        version,
+        expires_at_ms: ttl_ms.map(|ttl_ms| now_ms.saturating_add(ttl_ms)),
+    }
+}
+
+fn refused(condition: &Condition, live: Option<Version>) -> NodeError {
+    let wanted = match condition {
+        Condition::Absent => "the key must not exist".to_string(),
+        Condition::Present => "the key must exist".to_string(),
+        Condition::Always | Condition::Versions(_) => "the key must have the given version".to_string(),
+    };
+    let found =
+        live.map_or("it does not exist".to_string(), |version| format!("its version is \"{version}\""));
+    NodeError::PreconditionFailed(format!("{wanted}; {found}"))
+}
