@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help build demo test fmt lint deny advisories unit simulate prove fuzz doc bench bench-detect bench-failure bench-memory clean
+.PHONY: help build demo test fmt lint deny advisories unit simulate prove fuzz doc bench bench-detect bench-failure bench-idle bench-memory clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
@@ -75,6 +75,9 @@ bench-detect: ## How soon every node knows of a death, at 5 and 20 nodes
 
 bench-failure: ## Clients' view of kills, stops, restarts, joins and a split; needs root for the split. FLAGS="kill join" for some
 	$(CARGO) bench --locked --bench failure -- $(FLAGS)
+
+bench-idle: ## CPU of a node at rest at 3, 10 and 40 nodes. FLAGS="--base BINARY" compares with another build
+	$(CARGO) bench --locked --bench idle -- $(FLAGS)
 
 bench-memory: ## Resident bytes of an entry, and whether the memory bound holds
 	$(CARGO) bench --locked --bench memory

@@ -57,6 +57,28 @@ impl Pool {
         self.ask(&peer, called, Lane::Bulk, request, values, deadline).await
     }
 
+    /// Sends what no reply comes to, over the connection that is open.
+    ///
+    /// # Errors
+    /// When there is none, or it takes no more. Nothing was sent.
+    pub fn tell<'a>(
+        &self,
+        called: impl Into<Called<'a>>,
+        request: &Request,
+        values: &[Bytes],
+    ) -> Result<(), LinkError> {
+        let called = called.into();
+        let open = self.peer(called.address).lines[Lane::Requests as usize].open();
+        let connection = open.filter(|connection| connection.leads_to(called));
+        let connection = connection.ok_or(LinkError::Broken(called.address))?;
+        connection.tell(request, values)
+    }
+
+    /// Notes that the node at `address` has shown, on whichever connection, that requests reach it.
+    pub fn hear(&self, address: SocketAddr) {
+        self.peer(address).life.hear();
+    }
+
     /// Drops the connections to all but these peers.
     pub fn retain(&self, wanted: impl Fn(&SocketAddr) -> bool) {
         self.peers.write().retain(|address, peer| {

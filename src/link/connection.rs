@@ -155,8 +155,13 @@ impl Connection {
     ) -> Result<Outstanding<'_>, LinkError> {
         let (answer, reply) = oneshot::channel();
         let left = deadline.saturating_duration_since(Instant::now()).as_millis() as u32;
-        let id = self.enqueue(request, values, left, answer)?;
+        let id = self.enqueue(request, values, left, Some(answer))?;
         Ok(Outstanding { connection: self, id, reply })
+    }
+
+    /// Sends one request to which no reply comes.
+    pub(super) fn tell(&self, request: &Request, values: &[Bytes]) -> Result<(), LinkError> {
+        self.enqueue(request, values, 0, None).map(drop)
     }
 
     /// Asks the peer for a sign of life, unless one is still to come.
@@ -164,7 +169,7 @@ impl Connection {
         let mut probe = self.probe.lock();
         if probe.as_mut().is_none_or(|pending| pending.try_recv() != Err(TryRecvError::Empty)) {
             let (answer, reply) = oneshot::channel();
-            *probe = self.enqueue(&Request::Ping { clock: 0 }, &[], 0, answer).is_ok().then_some(reply);
+            *probe = self.enqueue(&Request::Ping { clock: 0 }, &[], 0, Some(answer)).is_ok().then_some(reply);
         }
     }
 
@@ -173,7 +178,7 @@ impl Connection {
         request: &Request,
         values: &[Bytes],
         deadline_ms: u32,
-        answer: oneshot::Sender<Replied>,
+        answer: Option<oneshot::Sender<Replied>>,
     ) -> Result<u32, LinkError> {
         let mut queue = self.queue.lock();
         // Checked under the lock: `close` takes it to fail everything that is outstanding.
@@ -187,7 +192,9 @@ impl Connection {
         if !queue.out.push(id, deadline_ms, request, values, self.sent_bytes_max) {
             return Err(LinkError::TooLong);
         }
-        queue.outstanding.insert(id, answer);
+        if let Some(answer) = answer {
+            queue.outstanding.insert(id, answer);
+        }
         drop(queue);
         self.wake.notify_one();
         Ok(id)

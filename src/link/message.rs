@@ -183,6 +183,43 @@ pub enum Admission {
     Admitted,
 }
 
+/// What a node says of itself in each frame of the lease exchange.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sender {
+    /// Its name.
+    pub node_id: NodeId,
+    /// Its process.
+    pub boot: u64,
+    /// Its latest version time.
+    pub clock: u64,
+    /// Whether it is a member itself.
+    pub admission: Admission,
+}
+
+/// A question for a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseQuestion {
+    /// The table that the asker goes by.
+    pub ring: Fingerprint,
+    /// When it asked, in microseconds since its process started: later than all that the process asked before.
+    pub asked_us: u64,
+}
+
+/// The answer to one question for a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseAnswer {
+    /// The process that asked.
+    pub boot: u64,
+    /// The question's time, as the process gave it.
+    pub asked_us: u64,
+    /// How long the question lay at the answering node, in microseconds.
+    pub waited_us: u64,
+    /// The table that the answer holds under.
+    pub ring: Fingerprint,
+    /// False: not yet.
+    pub granted: bool,
+}
+
 /// Why a node is to act as an owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
@@ -223,16 +260,17 @@ pub enum Request {
         /// The table that the asker goes by.
         ring: Fingerprint,
     },
-    /// Which slots may this node lack something of? Asked again and again; see `model::Ledger`.
+    /// Which slots may the sender lack something of? Asked again and again; see `model::Ledger`. Behind it as the raw value are
+    /// the slots of `answer`, see `model::SlotSet`.
     Lease {
-        /// Who asks.
-        node_id: NodeId,
-        /// Its process.
-        boot: u64,
-        /// The table it goes by.
-        ring: Fingerprint,
-        /// Its latest version time.
-        clock: u64,
+        /// Who asks, and how far it is.
+        sender: Sender,
+        /// The question.
+        question: LeaseQuestion,
+        /// What the receiver asked the sender last, answered.
+        answer: Option<LeaseAnswer>,
+        /// Whether a reply is sent. If not, the answer comes with the receiver's next question.
+        at_once: bool,
     },
     /// Which of these slots hold something else than these digests say?
     Digests(Vec<(Slot, u64)>),
@@ -314,16 +352,12 @@ pub enum Reply {
         /// The answering process's own time, in milliseconds.
         at_ms: u64,
     },
-    /// To [`Request::Lease`]; the slots as the raw value, see `model::SlotSet`.
+    /// To [`Request::Lease`] that is to be answered at once; the slots as the raw value.
     Leased {
-        /// The table that the answer holds under.
-        ring: Fingerprint,
-        /// False: not yet.
-        granted: bool,
-        /// Its latest version time.
-        clock: u64,
-        /// Whether it is a member itself.
-        admission: Admission,
+        /// Who answers, and how far it is.
+        sender: Sender,
+        /// The answer.
+        answer: LeaseAnswer,
     },
     /// To [`Request::Digests`]: the slots that differ.
     Differ(Vec<Slot>),

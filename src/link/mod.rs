@@ -29,7 +29,8 @@ pub use self::client::Pool;
 pub use self::handshake::{Answered, Refused, Seals, Unproved, answer, until_revoked};
 pub use self::load::{Batch, Load, Room, Weight, cut};
 pub use self::message::{
-    Admission, Claim, Operation, Outcome, RecordHead, RecordKind, Refusal, Reply, Request, Standing,
+    Admission, Claim, LeaseAnswer, LeaseQuestion, Operation, Outcome, RecordHead, RecordKind, Refusal, Reply,
+    Request, Sender, Standing,
 };
 pub use self::party::{Called, Nonces, Party};
 pub use self::server::{Answer, Service, serve};
@@ -37,7 +38,7 @@ pub use self::server::{Answer, Service, serve};
 use crate::security::{SharedKeyring, Tls};
 
 /// The protocol's name in the `Upgrade` header; the number grows when frames change incompatibly.
-pub const PROTOCOL: &str = "shoal-link/2";
+pub const PROTOCOL: &str = "shoal-link/3";
 /// How the names of all its versions begin.
 pub const PROTOCOL_FAMILY: &str = "shoal-link/";
 /// Where the upgrade is asked for.

@@ -44,6 +44,8 @@ pub enum Answer {
     Now(Reply, Vec<Bytes>),
     /// Has to wait for something; other requests of the connection go on.
     Later(Pin<Box<dyn Future<Output = (Reply, Vec<Bytes>)> + Send>>),
+    /// None is sent: the request was told, not asked; see [`Pool::tell`](super::Pool::tell).
+    Never,
 }
 
 /// The request that an answer belongs to.
@@ -136,6 +138,7 @@ impl Serving {
         let asked = Asked { id, is_repeatable: head.is_repeatable() };
         match self.service.call(head, value, deadline) {
             Answer::Now(reply, values) => self.answer(asked, &reply, &values),
+            Answer::Never => {}
             Answer::Later(_) if self.waiting >= LATER_MAX => {
                 self.answer(asked, &Reply::Refused(Refusal::Overloaded), &[]);
             }

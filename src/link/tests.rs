@@ -109,6 +109,40 @@ async fn echo_peer() -> (SocketAddr, Arc<[AtomicUsize; 2]>) {
     (address, connects)
 }
 
+/// Answers with how many requests came before; to a goodbye with nothing.
+#[derive(Default)]
+struct Counter(AtomicUsize);
+
+impl Service for Counter {
+    fn call(&self, request: Request, _value: Bytes, _deadline: Instant) -> Answer {
+        let before = self.0.fetch_add(1, Ordering::SeqCst);
+        match request {
+            Request::Goodbye { .. } => Answer::Never,
+            _ => Answer::Now(Reply::Wanted(vec![before as u32]), Vec::new()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_told_arrives_in_order_without_a_reply_and_opens_no_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let peer = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        accept(&mut stream).await;
+        let service = Arc::new(Counter::default());
+        serve(stream, b"", lane(false), service, None, &config(), &metrics()).await
+    });
+    let pool = Pool::new(config(), metrics());
+    let told = Request::Goodbye { node_id: NodeId::parse("test").unwrap(), boot: 1 };
+    assert!(matches!(pool.tell(peer, &told, &[]), Err(LinkError::Broken(_))), "nothing is open");
+    let count = async || pool.call(peer, &get("key"), &[], soon()).await.unwrap().0;
+    assert_eq!(count().await, Reply::Wanted(vec![0]));
+    pool.tell(peer, &told, &[]).unwrap();
+    pool.tell(peer, &told, &[]).unwrap();
+    assert_eq!(count().await, Reply::Wanted(vec![3]));
+}
+
 #[tokio::test]
 async fn every_asker_gets_its_own_answer_over_one_connection() {
     let (peer, connects) = echo_peer().await;

@@ -26,6 +26,12 @@ impl Lease {
     fn is_under_another(&self, ring: Fingerprint) -> bool {
         self.last.is_some_and(|(under, _)| under != ring)
     }
+
+    /// Whether the member has asked something later, or is a later process by now: frames on a former connection may be read
+    /// after those on the next.
+    fn is_stale(&self, boot: u64, asked_us: u64) -> bool {
+        self.former_boot == Some(boot) || self.boot == boot && asked_us < self.asked_us
+    }
 }
 
 /// What one member may lack.
@@ -39,6 +45,10 @@ struct Debt {
 #[derive(Clone, Copy, Debug)]
 struct Lease {
     boot: u64,
+    /// The process before this one.
+    former_boot: Option<u64>,
+    /// When its last question was asked, by its own clock.
+    asked_us: u64,
     /// The table it was last granted under, and when. None before the first.
     last: Option<(Fingerprint, u64)>,
 }
@@ -91,28 +101,35 @@ impl Ledger {
         }
     }
 
-    /// Answers a member, the process `boot`, that goes by the table `theirs`: the slots that are dirty for it. None, and
-    /// no lease is granted, while the tables differ or a lease under another table has not run out. A process that is
-    /// new has nothing in memory: all it owns is dirty.
+    /// Answers what a member, the process `boot`, asked at `asked_us` by its own clock, going by the table `theirs`: the
+    /// slots that are dirty for it. None, and no lease is granted, while the tables differ or a lease under another table has
+    /// not run out. A process that is new has nothing in memory: all it owns is dirty. A stale question changes nothing.
     pub fn grant(
         &mut self,
         member: &NodeId,
-        boot: u64,
+        (boot, asked_us): (u64, u64),
         theirs: Fingerprint,
         ring: &Ring,
         now_ms: u64,
     ) -> Option<SlotSet> {
+        if self.leases.get(member).is_some_and(|lease| lease.is_stale(boot, asked_us)) {
+            return None;
+        }
         let is_same = |lease: &Lease| lease.boot == boot || cfg!(feature = "fault-restart-is-renewal");
         if !self.leases.get(member).is_some_and(is_same) {
             let is_over = |lease: &Lease| lease.last.is_none_or(|(_, at)| now_ms > at + Ledger::LEASE_MS);
             self.leases.retain(|other, lease| ring.members().binary_search(other).is_ok() || !is_over(lease));
             let owned = Slot::all().filter(|slot| ring.owns(member, *slot)).collect();
             self.mark_all(&owned, member);
-            self.leases.insert(member.clone(), Lease { boot, last: None });
+            let former_boot = self.leases.get(member).map(|lease| lease.boot);
+            self.leases.insert(member.clone(), Lease { boot, former_boot, asked_us, last: None });
         }
-        // It has another table now, and with it forgot what it was told under the former.
-        if let Some(lease) = self.leases.get_mut(member).filter(|lease| lease.is_under_another(theirs)) {
-            lease.last = None;
+        if let Some(lease) = self.leases.get_mut(member) {
+            lease.asked_us = asked_us;
+            // It has another table now, and with it forgot what it was told under the former.
+            if lease.is_under_another(theirs) {
+                lease.last = None;
+            }
         }
         let ours = ring.fingerprint();
         if theirs != ours || self.is_bound_elsewhere(Some(member), ours, now_ms) {

@@ -1,53 +1,70 @@
-//! Asks every other member, again and again, what this node may lack; and answers the same question.
+//! The lease exchange: what this node asks every other member and answers, and what it makes of the answers.
 //!
-//! What it means is in [`Ledger`] and [`Placement`]. The same exchange measures the round trip and carries version clocks.
-//! Invariant: a lease is counted from the moment it was asked for, so that this node never trusts it longer than its grantor.
+//! What a lease means is in [`Ledger`] and [`Placement`]; when it is asked for is up to [`super::beat`]. A question that is not
+//! answered at once is answered by the next frame the other way, which is this node's own question, so that one frame each way
+//! carries all. The exchange also measures the round trip, and carries version clocks and admission. Invariant: a lease is
+//! counted from the moment it was asked for, so that this node never trusts it longer than its grantor.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use parking_lot::Mutex;
+use tokio::time::sleep;
 
+use super::beat::PERIOD;
 use super::placement::{EXCUSED_AFTER, Placement};
 use super::{Contact, Node};
-use crate::link::{Admission, LinkError, Reply, Request, SILENCE};
-use crate::model::{Fingerprint, Ledger, NodeId, Slot, SlotSet};
-use crate::net::{task, vital};
+use crate::link::{Admission, LeaseAnswer, LeaseQuestion, Reply, Request, SILENCE, Sender};
+use crate::model::{Ledger, NodeId, Slot, SlotSet};
 
-/// Pause between two questions to one member.
-const PERIOD: Duration = Duration::from_millis(150);
-/// The same while the tables differ, which is over soon.
-const IMPATIENT_PERIOD: Duration = Duration::from_millis(25);
 /// A process that did not run for this long may have been taken for gone by those that asked it something.
 const ASLEEP: Duration = SILENCE;
-/// How long one that has left may be silent before it counts as gone.
-const DEPARTED_FOR: Duration = Duration::from_secs(5);
 /// A member from which nothing was heard for this long counts as out of reach: its last lease, asked for at most a period
 /// before that, is about to run out.
 const UNHEARD_FOR: Duration = Duration::from_millis(Ledger::LEASE_MS - PERIOD.as_millis() as u64);
 
-/// Asks the members of whatever table is in force.
-pub(super) async fn run(node: Node) {
-    loop {
-        let placement = node.0.placement.load_full();
-        let mut asking = JoinSet::new();
-        for (member, address) in placement.others() {
-            let asker =
-                Asker { node: node.clone(), placement: placement.clone(), member: member.clone(), address };
-            // Nobody waits for it: a panic would leave this node without that member's lease for ever.
-            asking.spawn(task(vital("leases", asker.run())));
+/// The questions of this process, and those of others that wait for an answer.
+#[derive(Debug, Default)]
+pub(super) struct Questions {
+    last_us: AtomicU64,
+    waiting: Mutex<BTreeMap<NodeId, Waiting>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    boot: u64,
+    question: LeaseQuestion,
+    since_us: u64,
+}
+
+impl Questions {
+    /// The time of a question that is asked now. No two have the same.
+    fn next_us(&self, now_us: u64) -> u64 {
+        let later = |last: u64| now_us.max(last + 1);
+        let last = self.last_us.fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| Some(later(last)));
+        later(last.unwrap_or_default())
+    }
+
+    /// Keeps a member's question until it is answered, unless it has asked a later one.
+    fn keep(&self, member: &NodeId, new: Waiting) {
+        let mut waiting = self.waiting.lock();
+        let is_late =
+            |kept: &Waiting| kept.boot == new.boot && kept.question.asked_us > new.question.asked_us;
+        if !waiting.get(member).is_some_and(is_late) {
+            waiting.insert(member.clone(), new);
         }
-        loop {
-            tokio::select! {
-                biased;
-                () = node.0.table_changed.notified() => break,
-                () = sleep(IMPATIENT_PERIOD), if !placement.is_complete() => node.reconsider(&placement),
-            }
-        }
+    }
+
+    fn take(&self, member: &NodeId) -> Option<Waiting> {
+        self.waiting.lock().remove(member)
+    }
+
+    /// Drops the questions of those that are not asked themselves: no frame to them would carry the answer.
+    pub(super) fn retain(&self, is_asked: impl Fn(&NodeId) -> bool) {
+        self.waiting.lock().retain(|member, _| is_asked(member));
     }
 }
 
@@ -101,90 +118,117 @@ fn start_over(node: &Node) {
     node.0.table_changed.notify_one();
 }
 
-struct Asker {
-    node: Node,
-    placement: Arc<Placement>,
-    member: NodeId,
-    address: SocketAddr,
-}
-
-impl Asker {
-    async fn run(self) {
-        let mut heard_at = Instant::now();
-        loop {
-            let pause = match self.ask().await {
-                Ok(granted) => {
-                    heard_at = Instant::now();
-                    if granted { PERIOD } else { IMPATIENT_PERIOD }
-                }
-                Err(error) => {
-                    let is_gone = matches!(error, LinkError::Refused(_)) || heard_at.elapsed() > DEPARTED_FOR;
-                    if is_gone && self.placement.ring.members().binary_search(&self.member).is_err() {
-                        self.placement.dismiss(&self.member);
-                        return self.node.reconsider(&self.placement);
-                    }
-                    PERIOD
-                }
-            };
-            sleep(pause).await;
-        }
-    }
-
-    /// True if the member granted a lease.
-    async fn ask(&self) -> Result<bool, LinkError> {
-        let (node, ring) = (&self.node, self.placement.ring.fingerprint());
-        let (asked, asked_ms) = (Instant::now(), node.uptime_ms());
-        let request = Request::Lease {
-            node_id: node.0.id.clone(),
-            boot: node.0.boot,
-            ring,
-            clock: node.0.versions.latest(),
-        };
-        let deadline = asked + Duration::from_millis(Ledger::LEASE_MS);
-        let (reply, dirty) = node.0.links.call((&self.member, self.address), &request, &[], deadline).await?;
-        let Reply::Leased { ring: theirs, granted, clock, admission } = reply else { return Ok(false) };
-        node.see_clock(clock);
-        let contact =
-            Contact { seen_ms: node.now_ms(), round_trip: Some(asked.elapsed()), admission: Some(admission) };
-        node.0.contacts.lock().insert(self.member.clone(), contact);
-        match SlotSet::from_bytes(&dirty) {
-            Some(dirty) if granted && theirs == ring => {
-                self.placement.renew(&self.member, dirty, asked_ms, node.uptime_ms());
-                node.reconsider(&self.placement);
-                if admission == Admission::Admitted {
-                    node.admit();
-                }
-                Ok(true)
-            }
-            _ => Ok(false),
-        }
-    }
-}
-
 impl Node {
-    /// Answers the question of the process `boot` of a member.
-    pub(super) fn grant_lease(&self, member: &NodeId, boot: u64, theirs: Fingerprint) -> (Reply, Vec<Bytes>) {
+    /// What this node asks a member now, with the answer to what that one has asked.
+    pub(super) fn ask(&self, placement: &Placement, member: &NodeId, at_once: bool) -> (Request, Vec<Bytes>) {
+        let (answer, slots) =
+            self.0.questions.take(member).map(|waiting| self.grant(member, waiting)).unzip();
+        let asked_us = self.0.questions.next_us(self.uptime_us());
+        let question = LeaseQuestion { ring: placement.ring.fingerprint(), asked_us };
+        (Request::Lease { sender: self.sender(), question, answer, at_once }, slots.unwrap_or_default())
+    }
+
+    /// Answers a member's question.
+    pub(super) fn answer_now(&self, asker: &Sender, question: LeaseQuestion) -> (Reply, Vec<Bytes>) {
+        self.see_asker(asker);
+        let waiting = Waiting { boot: asker.boot, question, since_us: self.uptime_us() };
+        let (answer, slots) = self.grant(&asker.node_id, waiting);
+        (Reply::Leased { sender: self.sender(), answer }, slots)
+    }
+
+    /// Answers a member's question with this node's own next one.
+    pub(super) fn answer_later(&self, asker: &Sender, question: LeaseQuestion) {
+        self.see_asker(asker);
+        if self.0.placement.load().addresses.contains_key(&asker.node_id) {
+            let waiting = Waiting { boot: asker.boot, question, since_us: self.uptime_us() };
+            self.0.questions.keep(&asker.node_id, waiting);
+        }
+    }
+
+    fn see_asker(&self, asker: &Sender) {
+        self.see_clock(asker.clock);
+        // It is alive, whatever was noticed of the process before it.
+        if let Some(address) = self.0.placement.load().addresses.get(&asker.node_id) {
+            self.0.links.forgive(*address);
+        }
+    }
+
+    fn sender(&self) -> Sender {
+        Sender {
+            node_id: self.0.id.clone(),
+            boot: self.0.boot,
+            clock: self.0.versions.latest(),
+            admission: self.admission(),
+        }
+    }
+
+    fn grant(
+        &self,
+        member: &NodeId,
+        Waiting { boot, question, since_us }: Waiting,
+    ) -> (LeaseAnswer, Vec<Bytes>) {
         // Under the lock that changes of the table take, so that table and dirty slots belong together.
-        let (placement, dirty) = self.update_ledger(|ledger| {
-            let placement = self.0.placement.load_full();
+        let (ring, dirty) = self.update_ledger(|ledger| {
+            let placement = self.0.placement.load();
+            let (ring, asked) = (&placement.ring, (boot, question.asked_us));
             let now_ms = self.uptime_ms();
-            let mut dirty = ledger.grant(member, boot, theirs, &placement.ring, now_ms);
+            let mut dirty = ledger.grant(member, asked, question.ring, ring, now_ms);
             if let Some(dirty) = &mut dirty {
                 self.0.fences.add_promised_to_others(dirty, member, now_ms);
             }
-            (placement, dirty)
+            (ring.fingerprint(), dirty)
         });
-        // It is alive, whatever was noticed of the process before it.
-        if let Some(address) = placement.addresses.get(member) {
-            self.0.links.forgive(*address);
-        }
         if !*self.0.clean.borrow() {
             self.0.owing.notify_one();
         }
-        let ring = placement.ring.fingerprint();
-        let (clock, admission) = (self.0.versions.latest(), self.admission());
-        let reply = Reply::Leased { ring, granted: dirty.is_some(), clock, admission };
-        (reply, dirty.map(|dirty| vec![Bytes::from(dirty.to_bytes())]).unwrap_or_default())
+        let waited_us = self.uptime_us().saturating_sub(since_us);
+        let answer =
+            LeaseAnswer { boot, asked_us: question.asked_us, waited_us, ring, granted: dirty.is_some() };
+        (answer, dirty.map(|dirty| vec![Bytes::from(dirty.to_bytes())]).unwrap_or_default())
+    }
+
+    /// Takes an answer that came with a member's own question. It was asked for under the table in force, or counts for nothing.
+    pub(super) fn hear_told(&self, sender: &Sender, answer: &LeaseAnswer, slots: &[u8]) {
+        let placement = self.0.placement.load_full();
+        let Some(address) = placement.addresses.get(&sender.node_id) else { return };
+        let was_asked = answer.asked_us <= self.0.questions.last_us.load(Ordering::Acquire);
+        if answer.boot != self.0.boot || !was_asked {
+            return;
+        }
+        // This node's question has reached it.
+        self.0.links.hear(*address);
+        if answer.asked_us / 1000 > placement.since_ms() {
+            self.hear_answer(&placement, sender, answer, slots);
+        }
+    }
+
+    /// Takes a member's answer to a question that was asked under this placement. True if it granted a lease.
+    pub(super) fn hear_answer(
+        &self,
+        placement: &Placement,
+        sender: &Sender,
+        answer: &LeaseAnswer,
+        slots: &[u8],
+    ) -> bool {
+        self.see_clock(sender.clock);
+        let round_trip_us = self.uptime_us().saturating_sub(answer.asked_us).saturating_sub(answer.waited_us);
+        let contact = Contact {
+            seen_ms: self.now_ms(),
+            round_trip: Some(Duration::from_micros(round_trip_us)),
+            admission: Some(sender.admission),
+        };
+        self.0.contacts.lock().insert(sender.node_id.clone(), contact);
+        let Some(dirty) = SlotSet::from_bytes(slots) else { return false };
+        if !answer.granted || answer.ring != placement.ring.fingerprint() {
+            return false;
+        }
+        if placement.renew(&sender.node_id, dirty, answer.asked_us, self.uptime_ms()) {
+            self.reconsider(placement);
+        }
+        if sender.admission == Admission::Admitted {
+            self.admit();
+        }
+        true
     }
 
     /// When this process last woke up; zero if it has run all the time.

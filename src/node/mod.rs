@@ -7,6 +7,7 @@
 mod admission;
 mod apply;
 mod batch;
+mod beat;
 mod command;
 mod copies;
 mod decide;
@@ -88,6 +89,7 @@ struct Inner {
     placement: ArcSwap<Placement>,
     table_changed: Notify,
     pulse: lease::Pulse,
+    questions: lease::Questions,
     ledger: Mutex<Ledger>,
     fences: fence::Fences,
     /// Something was marked in the ledger.
@@ -153,6 +155,7 @@ impl Node {
             placement: ArcSwap::from_pointee(placement),
             table_changed: Notify::new(),
             pulse: lease::Pulse::default(),
+            questions: lease::Questions::default(),
             ledger: Mutex::default(),
             fences: fence::Fences::default(),
             owing: Notify::new(),
@@ -183,7 +186,7 @@ impl Node {
         // It ends when the keyring's owner goes first.
         let links = node.clone();
         tasks.spawn(task(vital("links", async move { links.0.links.follow_security().await })));
-        tasks.spawn(task(endless("leases", lease::run(node.clone()))));
+        tasks.spawn(task(endless("leases", beat::run(node.clone()))));
         tasks.spawn(task(endless("pulse", lease::keep_pulse(node.clone()))));
         tasks.spawn(task(endless("joining", join::run(node.clone()))));
         tasks.spawn(task(endless("sync", sync::run(node.clone()))));
@@ -201,6 +204,11 @@ impl Node {
     /// Milliseconds since the process started: the clock of leases, which nothing sets back.
     fn uptime_ms(&self) -> u64 {
         self.0.started.elapsed().as_millis() as u64
+    }
+
+    /// The same clock in microseconds.
+    fn uptime_us(&self) -> u64 {
+        self.0.started.elapsed().as_micros() as u64
     }
 
     /// How long the process has been running.

@@ -42,8 +42,15 @@ pub(super) struct Placement {
     reports: Mutex<Reports>,
 }
 
-/// Who has to report, and which slots each said last are dirty.
-type Reports = BTreeMap<NodeId, Option<SlotSet>>;
+/// Who has to report, and what each said last.
+type Reports = BTreeMap<NodeId, Option<Report>>;
+
+/// The slots that are dirty by a member's answer, and when it was asked for that.
+#[derive(Debug)]
+struct Report {
+    dirty: SlotSet,
+    asked_us: u64,
+}
 
 impl Placement {
     /// The table of `members`. `departed` have left it and may still hold entries.
@@ -178,24 +185,41 @@ impl Placement {
         reports.iter().filter(|(_, report)| report.is_none()).map(|(member, _)| member.clone()).collect()
     }
 
-    /// A member has granted a lease, which began when it was asked: only these slots are dirty.
-    pub(super) fn renew(&self, member: &NodeId, dirty: SlotSet, asked_ms: u64, now_ms: u64) {
-        let mut is_shaken = false;
-        if let Some(report) = self.reports.lock().get_mut(member) {
-            is_shaken = report.as_ref() != Some(&dirty);
-            *report = Some(dirty);
+    /// When the answer was asked for that a member gave last, in microseconds since the process started.
+    pub(super) fn asked_us(&self, member: &NodeId) -> Option<u64> {
+        Some(self.reports.lock().get(member)?.as_ref()?.asked_us)
+    }
+
+    /// A member has granted a lease, which began when it was asked: only these slots are dirty. An answer to an earlier question
+    /// than the last answer's comes late, and counts for nothing. True if it says anything new.
+    pub(super) fn renew(&self, member: &NodeId, dirty: SlotSet, asked_us: u64, now_ms: u64) -> bool {
+        let mut reports = self.reports.lock();
+        let mut is_new = !self.is_complete();
+        match reports.get_mut(member) {
+            Some(Some(last)) if asked_us <= last.asked_us => return false,
+            Some(Some(last)) if last.dirty == dirty => last.asked_us = asked_us,
+            Some(report) => {
+                *report = Some(Report { dirty, asked_us });
+                is_new = true;
+            }
+            None => {}
         }
-        self.reconsider(self.is_complete(), |_| false);
+        // Before the lease counts, and under one lock: an equal report that comes at the same time rests on it.
+        if is_new && self.is_complete() {
+            self.merge(&reports);
+        }
         if let Some(place) = self.place(member) {
-            if is_shaken || self.leases[place].load(Ordering::Acquire) <= now_ms {
+            // With a gap since the last one, or something new that is dirty, others may have acted meanwhile.
+            if is_new || self.leases[place].load(Ordering::Acquire) <= now_ms {
                 self.shaken_ms.fetch_max(now_ms, Ordering::AcqRel);
             }
-            self.leases[place].store(asked_ms + Ledger::LEASE_MS, Ordering::Release);
+            self.leases[place].store(asked_us / 1000 + Ledger::LEASE_MS, Ordering::Release);
             let others =
                 self.ring.members().iter().zip(&self.leases).filter(|(member, _)| **member != self.me);
             let until_ms = others.map(|(_, lease)| lease.load(Ordering::Acquire)).min();
             self.all_leases.store(until_ms.unwrap_or(u64::MAX), Ordering::Release);
         }
+        is_new
     }
 
     /// One that has left is gone for good, and with it what it had to say.
@@ -207,19 +231,64 @@ impl Placement {
     /// `is_excused` is not waited for. After all have been heard once, each report counts at once.
     pub(super) fn reconsider(&self, free: bool, is_excused: impl Fn(SocketAddr) -> bool) {
         let reports = self.reports.lock();
-        let may_count = self.is_complete() || free && self.have_reported(&reports, is_excused);
-        if !may_count {
-            return;
+        if self.is_complete() || free && self.have_reported(&reports, is_excused) {
+            self.merge(&reports);
+            self.complete.store(true, Ordering::Release);
         }
+    }
+
+    fn merge(&self, reports: &Reports) {
         let mut unsynced = SlotSet::empty();
-        reports.values().flatten().for_each(|dirty| unsynced.add(dirty));
+        reports.values().flatten().for_each(|report| unsynced.add(&report.dirty));
         for (word, bits) in self.unsynced.iter().zip(unsynced.words()) {
             word.store(bits, Ordering::Release);
         }
-        self.complete.store(true, Ordering::Release);
     }
 
     fn place(&self, member: &NodeId) -> Option<usize> {
         self.ring.members().binary_search(member).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ASKED_US: u64 = 50_000;
+
+    /// What "a" knows when "b" has granted it a lease with this slot dirty.
+    fn told_dirty(slot: Slot) -> (Placement, NodeId) {
+        let [me, b] = ["a", "b"].map(|name| NodeId::parse(name).unwrap());
+        let members = [&me, &b].map(|member| (member.clone(), SocketAddr::from(([127, 0, 0, 1], 1)))).into();
+        let placement = Placement::new(&me, &members, &BTreeMap::new(), NonZeroU8::new(2).unwrap(), 0);
+        assert!(placement.renew(&b, [slot].into_iter().collect(), ASKED_US, ASKED_US / 1000));
+        placement.reconsider(true, |_| false);
+        assert!(placement.is_complete() && !placement.is_synced(slot));
+        (placement, b)
+    }
+
+    #[test]
+    fn a_late_answer_replaces_no_newer_report_and_shortens_no_lease() {
+        let [dirty, other] = [7, 8].map(|number| Slot::new(number).unwrap());
+        let (placement, b) = told_dirty(dirty);
+        assert!(!placement.renew(&b, SlotSet::empty(), ASKED_US - 20_000, ASKED_US / 1000));
+        assert!(!placement.is_synced(dirty), "b said otherwise later");
+        assert!(placement.has_authority(other, ASKED_US / 1000 + Ledger::LEASE_MS - 1));
+        assert!(!placement.has_authority(other, ASKED_US / 1000 + Ledger::LEASE_MS));
+    }
+
+    #[test]
+    fn an_equal_report_renews_the_lease_and_is_no_news() {
+        let [dirty, other] = [7, 8].map(|number| Slot::new(number).unwrap());
+        let (placement, b) = told_dirty(dirty);
+        assert!(!placement.renew(
+            &b,
+            [dirty].into_iter().collect(),
+            ASKED_US + 150_000,
+            ASKED_US / 1000 + 150
+        ));
+        assert!(placement.has_authority(other, ASKED_US / 1000 + 150 + Ledger::LEASE_MS - 1));
+        assert!(placement.renew(&b, SlotSet::empty(), ASKED_US + 300_000, ASKED_US / 1000 + 300));
+        assert!(placement.has_authority(dirty, ASKED_US / 1000 + 150));
     }
 }

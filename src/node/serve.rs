@@ -42,10 +42,16 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: In
             }
             Err(refusal) => refused(refusal),
         },
-        Request::Lease { node_id, boot, ring, clock } => {
-            node.see_clock(clock);
-            let (reply, values) = node.grant_lease(&node_id, boot, ring);
-            Answer::Now(reply, values)
+        Request::Lease { sender, question, answer, at_once } => {
+            if let Some(answer) = answer {
+                node.hear_told(&sender, &answer, &value);
+            }
+            if at_once {
+                let (reply, values) = node.answer_now(&sender, question);
+                return Answer::Now(reply, values);
+            }
+            node.answer_later(&sender, question);
+            Answer::Never
         }
         Request::Digests(theirs) => Answer::Now(Reply::Differ(sync::differing(&node, &theirs)), Vec::new()),
         Request::Versions(theirs) => Answer::Now(Reply::Wanted(offer::wanted(&node, theirs)), Vec::new()),

@@ -12,7 +12,7 @@ use crate::process::PATIENCE;
 fn upgraded(node: &Node) -> TcpStream {
     let mut stream = http::connect(node.address).expect("a connection");
     let request = "GET /internal/link HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n\
-        upgrade: shoal-link/2\r\nshoal-cluster: shoal\r\n\r\n";
+        upgrade: shoal-link/3\r\nshoal-cluster: shoal\r\n\r\n";
     stream.write_all(request.as_bytes()).expect("the request goes out");
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -142,7 +142,7 @@ fn random_bytes_close_the_link_and_the_node_goes_on() {
 #[test]
 fn the_link_of_another_cluster_is_forbidden_and_what_is_no_upgrade_is_invalid() {
     let cluster = Cluster::start(1);
-    let upgrade = [("connection", "upgrade"), ("upgrade", "shoal-link/2"), ("shoal-cluster", "other")];
+    let upgrade = [("connection", "upgrade"), ("upgrade", "shoal-link/3"), ("shoal-cluster", "other")];
     let refused = |headers| cluster[1].request("GET", "/internal/link", headers, b"");
     assert!(refused(&upgrade).expect_error(403, "forbidden").contains("other"));
     refused(&upgrade[..2]).expect_error(403, "forbidden");
@@ -152,6 +152,6 @@ fn the_link_of_another_cluster_is_forbidden_and_what_is_no_upgrade_is_invalid() 
     let former =
         refused(&[("connection", "upgrade"), ("upgrade", "shoal-link/1"), ("shoal-cluster", "shoal")]);
     let message = former.expect_error(400, "invalid_request");
-    assert!(message.contains("shoal-link/2") && message.contains("shoal-link/1"), "{message}");
+    assert!(message.contains("shoal-link/3") && message.contains("shoal-link/1"), "{message}");
     assert!(cluster[1].log().text().contains("shoal-link/1"), "{}", cluster[1].log().tail(3));
 }

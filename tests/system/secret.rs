@@ -242,7 +242,7 @@ fn a_link_without_proof_is_refused_or_closed_before_anything_of_it_is_read() {
     let cluster = sealed(2, &file);
     let upgrade = |fields: &str| {
         format!(
-            "GET /internal/link HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: shoal-link/2\r\n\
+            "GET /internal/link HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: shoal-link/3\r\n\
              shoal-cluster: shoal\r\n{fields}\r\n"
         )
     };

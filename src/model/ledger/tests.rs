@@ -23,7 +23,7 @@ fn owned(ring: &Ring, name: &str) -> SlotSet {
 /// A ledger that has granted a lease to process 1 of "b" and has nothing dirty, at `now_ms`.
 fn settled(ring: &Ring, now_ms: u64) -> Ledger {
     let mut ledger = Ledger::default();
-    ledger.grant(&id("b"), 1, ring.fingerprint(), ring, now_ms).unwrap();
+    ledger.grant(&id("b"), (1, 0), ring.fingerprint(), ring, now_ms).unwrap();
     let all = ledger.begin(&id("b"));
     ledger.settle(&id("b"), &all);
     assert!(ledger.is_clean());
@@ -34,9 +34,9 @@ fn settled(ring: &Ring, now_ms: u64) -> Ledger {
 fn a_new_process_lacks_everything_it_owns() {
     let ring = ring(&["a", "b", "c"]);
     let mut ledger = settled(&ring, 0);
-    let again = ledger.grant(&id("b"), 1, ring.fingerprint(), &ring, 10).unwrap();
+    let again = ledger.grant(&id("b"), (1, 0), ring.fingerprint(), &ring, 10).unwrap();
     assert!(again.is_empty());
-    let restarted = ledger.grant(&id("b"), 2, ring.fingerprint(), &ring, 20).unwrap();
+    let restarted = ledger.grant(&id("b"), (2, 0), ring.fingerprint(), &ring, 20).unwrap();
     assert_eq!(restarted, owned(&ring, "b"));
 }
 
@@ -65,7 +65,7 @@ fn nobody_has_a_lease_under_two_tables() {
     let mut ledger = settled(&old, 1000);
     ledger.change_table(&id("a"), &old, &new);
     let at = |ledger: &mut Ledger, name: &str, ring: &Ring, now_ms| {
-        ledger.grant(&id(name), 1, ring.fingerprint(), &new, now_ms).is_some()
+        ledger.grant(&id(name), (1, 0), ring.fingerprint(), &new, now_ms).is_some()
     };
     assert!(!at(&mut ledger, "b", &old, 1100), "it goes by the old table");
     assert!(!at(&mut ledger, "d", &new, 1100), "b may still go by the old table");
@@ -73,10 +73,28 @@ fn nobody_has_a_lease_under_two_tables() {
     assert!(at(&mut ledger, "d", &new, 1601), "what b was told has run out");
     let mut ledger = settled(&old, 1000);
     ledger.change_table(&id("a"), &old, &new);
-    ledger.grant(&id("c"), 1, old.fingerprint(), &old, 1050).unwrap();
+    ledger.grant(&id("c"), (1, 0), old.fingerprint(), &old, 1050).unwrap();
     assert!(!at(&mut ledger, "b", &new, 1100), "c may still go by the old table");
     assert!(at(&mut ledger, "c", &new, 1100), "b has asked under the new one, and forgot the old");
     assert!(at(&mut ledger, "b", &new, 1100));
+}
+
+#[test]
+fn a_late_frame_on_a_former_connection_clears_no_newer_lease() {
+    let (ring, former) = (ring(&["a", "b", "c"]), ring(&["a", "b"]));
+    let mut ledger = Ledger::default();
+    let b = id("b");
+    let mut ask = |asked, theirs: &Ring, now_ms| {
+        let granted = ledger.grant(&b, asked, theirs.fingerprint(), &ring, now_ms).is_some();
+        (granted, ledger.lease_end(&b))
+    };
+    let end = 5000 + Ledger::LEASE_MS + 1;
+    assert_eq!(ask((1, 20), &ring, 5000), (true, end));
+    assert_eq!(ask((1, 19), &former, 5001), (false, end), "asked before, under the former table");
+    assert_eq!(ask((1, 19), &ring, 5002), (false, end), "what it asked since may have been answered");
+    assert_eq!(ask((2, 3), &ring, 5003), (true, end + 3), "the next process, by a clock of its own");
+    assert_eq!(ask((1, 21), &former, 5004), (false, end + 3), "asked by the process before");
+    assert_eq!(ask((2, 4), &ring, 5005), (true, end + 5));
 }
 
 #[test]
@@ -84,7 +102,7 @@ fn a_write_that_was_missed_waits_for_the_last_lease_of_this_process_or_the_one_b
     let ring = ring(&["a", "b"]);
     let mut ledger = Ledger::default();
     assert_eq!(ledger.lease_end(&id("b")), Ledger::LEASE_MS + 1);
-    ledger.grant(&id("b"), 1, ring.fingerprint(), &ring, 5000).unwrap();
+    ledger.grant(&id("b"), (1, 0), ring.fingerprint(), &ring, 5000).unwrap();
     assert_eq!(ledger.lease_end(&id("b")), 5000 + Ledger::LEASE_MS + 1);
 }
 
