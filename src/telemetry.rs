@@ -121,7 +121,9 @@ pub struct Metrics {
     pub sync_bytes: Counter,
     pub sync_failures: Counter,
     pub sync_left_out: Counter,
+    pub link_relayed: Counter,
     under_replicated_slots: IntGauge,
+    pub unreached_members: IntGauge,
     members: IntGaugeVec,
     gauges: IntGaugeVec,
 }
@@ -216,6 +218,14 @@ impl Metrics {
             sync_left_out: counter(
                 "shoal_sync_left_out_total",
                 "Entries that a member cannot take, not even one by one: it goes without them.",
+            ),
+            link_relayed: counter(
+                "shoal_link_relayed_total",
+                "Requests that took a detour through another member.",
+            ),
+            unreached_members: gauge(
+                "shoal_unreached_members",
+                "Members that this node does not reach over connections of its own, or only since a short while.",
             ),
             under_replicated_slots: gauge(
                 "shoal_under_replicated_slots",

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::watch;
@@ -15,6 +16,7 @@ use super::life::Life;
 use super::line::Line;
 use super::message::{Reply, Request};
 use super::party::Called;
+use super::relay::Detours;
 use super::{BULK_BYTES, CONNECT_TIMEOUT, LATENESS, Lane, LinkConfig, LinkError, SILENCE};
 use crate::net::spawn;
 use crate::telemetry::Metrics;
@@ -22,23 +24,46 @@ use crate::telemetry::Metrics;
 /// The links of one node to all of its peers.
 pub struct Pool {
     config: Arc<LinkConfig>,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     peers: RwLock<BTreeMap<SocketAddr, Arc<Peer>>>,
+    pub(super) detours: ArcSwap<Detours>,
 }
 
 impl Pool {
     /// A pool without connections.
     #[must_use]
     pub fn new(config: LinkConfig, metrics: Arc<Metrics>) -> Pool {
-        Pool { config: Arc::new(config), metrics, peers: RwLock::default() }
+        Pool { config: Arc::new(config), metrics, peers: RwLock::default(), detours: ArcSwap::default() }
     }
 
     /// Asks the node that is called, a member or whoever is at an address, and waits for its reply until `deadline`; a request
-    /// about keys fails as soon as the node is found silent.
+    /// about keys fails as soon as the node is found silent. Takes a detour if there is one.
     ///
     /// # Errors
     /// See [`LinkError`]: each says whether the request may have been done.
     pub async fn call<'a>(
+        &self,
+        called: impl Into<Called<'a>>,
+        request: &Request,
+        values: &[Bytes],
+        deadline: Instant,
+    ) -> Result<Replied, LinkError> {
+        let called = called.into();
+        let detour = self.detours.load().get(&called.address).filter(|_| called.node_id.is_some()).cloned();
+        match detour {
+            Some(relay) => {
+                // Boxed, because it calls directly in turn, and hardly ever happens.
+                Box::pin(self.call_through(&relay, called, request, values, deadline)).await
+            }
+            None => self.call_directly(called, request, values, deadline).await,
+        }
+    }
+
+    /// The same without a detour.
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub async fn call_directly<'a>(
         &self,
         called: impl Into<Called<'a>>,
         request: &Request,
@@ -134,10 +159,20 @@ impl Pool {
         peer.lines.iter().for_each(|line| line.forgive());
     }
 
-    /// Whether anything has arrived from the node at `address` within that time. One that was not asked before counts as heard
-    /// just now.
+    /// Notes that it has answered by a detour.
+    pub(super) fn hear_through(&self, address: SocketAddr) {
+        self.peer(address).life.hear_through();
+    }
+
+    /// Whether anything has arrived from the node at `address` within that time, by whichever way. One that was not asked before
+    /// counts as heard just now.
     pub fn has_heard(&self, address: SocketAddr, within: Duration) -> bool {
-        self.peer(address).life.heard_at().elapsed() < within
+        self.peer(address).life.heard_by_any_way_at().elapsed() < within
+    }
+
+    /// For how long nothing has arrived directly from the node at `address`, or since it was first asked.
+    pub fn silent_for(&self, address: SocketAddr) -> Duration {
+        self.peer(address).life.heard_at().elapsed()
     }
 
     fn peer(&self, address: SocketAddr) -> Arc<Peer> {
@@ -186,13 +221,19 @@ impl Pool {
 }
 
 /// Does not belong in front of requests that somebody waits for.
-fn is_bulk(request: &Request) -> bool {
+pub(super) fn is_bulk(request: &Request) -> bool {
+    if let Request::Relay { how, .. } = request {
+        return how.is_bulk;
+    }
     matches!(request, Request::Sync(_) | Request::Digests(_) | Request::Versions(_) | Request::Forget(_))
 }
 
 /// Asks for news of the peer itself, so that it must not be answered by what was noticed before; or nobody is kept waiting by
 /// it.
-fn is_patient(request: &Request) -> bool {
+pub(super) fn is_patient(request: &Request) -> bool {
+    if let Request::Relay { how, .. } = request {
+        return how.is_patient;
+    }
     let is_news = matches!(
         request,
         Request::Lease { .. }

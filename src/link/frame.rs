@@ -136,7 +136,13 @@ pub(super) fn read<T: DeserializeOwned>(
     Ok(Some((Frame { id, deadline_ms, head: decoded, value }, HEADER_BYTES + bytes)))
 }
 
-fn decode_head<T: DeserializeOwned>(head: &[u8]) -> Result<T, FrameError> {
+/// A head alone; none if it is too long.
+pub(super) fn encode_head(head: &impl Serialize) -> Option<Vec<u8>> {
+    bincode::serde::encode_to_vec(head, CONFIG).ok()
+}
+
+/// The inverse of [`encode_head`].
+pub(super) fn decode_head<T: DeserializeOwned>(head: &[u8]) -> Result<T, FrameError> {
     let (decoded, used) = bincode::serde::decode_from_slice(head, CONFIG)?;
     if used == head.len() { Ok(decoded) } else { Err(FrameError::Trailing(head.len() - used)) }
 }

@@ -16,12 +16,19 @@ pub(super) struct Life {
     epoch: Instant,
     /// Milliseconds since `epoch`, as the next.
     heard_ms: AtomicU64,
+    /// By a detour.
+    heard_through_ms: AtomicU64,
     silent_until_ms: AtomicU64,
 }
 
 impl Default for Life {
     fn default() -> Life {
-        Life { epoch: Instant::now(), heard_ms: AtomicU64::new(0), silent_until_ms: AtomicU64::new(0) }
+        Life {
+            epoch: Instant::now(),
+            heard_ms: AtomicU64::new(0),
+            heard_through_ms: AtomicU64::new(0),
+            silent_until_ms: AtomicU64::new(0),
+        }
     }
 }
 
@@ -30,6 +37,17 @@ impl Life {
     pub(super) fn hear(&self) {
         self.heard_ms.store(self.since_epoch(Instant::now()), Ordering::Relaxed);
         self.silent_until_ms.store(0, Ordering::Relaxed);
+    }
+
+    /// Something has arrived by a detour.
+    pub(super) fn hear_through(&self) {
+        self.heard_through_ms.store(self.since_epoch(Instant::now()), Ordering::Relaxed);
+    }
+
+    /// When something last arrived at all.
+    pub(super) fn heard_by_any_way_at(&self) -> Instant {
+        let through_ms = self.heard_through_ms.load(Ordering::Relaxed);
+        self.heard_at().max(self.epoch + Duration::from_millis(through_ms))
     }
 
     pub(super) fn heard_at(&self) -> Instant {

@@ -194,6 +194,30 @@ pub struct Sender {
     pub clock: u64,
     /// Whether it is a member itself.
     pub admission: Admission,
+    /// The members that it does not reach, or has not reached for long enough, over connections of its own.
+    pub unreached: Vec<Unreached>,
+}
+
+/// A member that another one does not reach.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreached {
+    /// Its name.
+    pub node_id: NodeId,
+    /// It has lasted for a while, or is over only since a while.
+    pub is_accused: bool,
+}
+
+/// How a request is to be sent on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relayed {
+    /// The member that it is for.
+    pub to: NodeId,
+    /// It does not belong in front of requests that somebody waits for.
+    pub(super) is_bulk: bool,
+    /// It waits for its answer until the deadline.
+    pub(super) is_patient: bool,
+    /// It may be asked twice.
+    pub(super) is_repeatable: bool,
 }
 
 /// A question for a lease.
@@ -312,6 +336,13 @@ pub enum Request {
         /// The sending process's own time, in milliseconds.
         at_ms: u64,
     },
+    /// Send this on to a member that the sender cannot call. Its values are those of the request inside.
+    Relay {
+        /// To whom, and how.
+        how: Relayed,
+        /// The request's head as it travels. Not decoded with this one, so that none holds another without end.
+        request: Vec<u8>,
+    },
 }
 
 impl Request {
@@ -322,6 +353,7 @@ impl Request {
         match self {
             Request::One { operation, .. } => is_read(operation),
             Request::Many { operations, .. } => operations.iter().all(is_read),
+            Request::Relay { how, .. } => how.is_repeatable,
             _ => true,
         }
     }
@@ -380,6 +412,11 @@ pub enum Reply {
     Noted,
     /// To [`Request::Promise`]: whether it is given.
     Promised(bool),
+    /// To [`Request::Relay`], if the member did not answer it.
+    NotRelayed {
+        /// It may have arrived all the same.
+        may_be_done: bool,
+    },
     /// To [`Request::Leave`]: it will. To [`Request::Members`]: it is about to, and does not know who is there.
     Leaving,
     /// The answer is long; ask again on the bulk connection.

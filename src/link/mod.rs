@@ -16,6 +16,7 @@ mod load;
 mod message;
 mod party;
 mod record;
+mod relay;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -30,7 +31,7 @@ pub use self::handshake::{Answered, Refused, Seals, Unproved, answer, until_revo
 pub use self::load::{Batch, Load, Room, Weight, cut};
 pub use self::message::{
     Admission, Claim, LeaseAnswer, LeaseQuestion, Operation, Outcome, RecordHead, RecordKind, Refusal, Reply,
-    Request, Sender, Standing,
+    Request, Sender, Standing, Unreached,
 };
 pub use self::party::{Called, Nonces, Party};
 pub use self::server::{Answer, Service, serve};

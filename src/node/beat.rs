@@ -43,9 +43,15 @@ async fn ask_all(node: &Node, placement: &Arc<Placement>) {
     let mut calls = FuturesUnordered::new();
     loop {
         let now = Instant::now();
+        if turns.is_beat(now) {
+            node.look_around(placement);
+        }
         for place in turns.take_due(now) {
             let member = members[place];
-            if answers_on_its_beat(node, placement, member.0) && tell(node, placement, member) {
+            if !node.0.links.has_detour(member.1)
+                && answers_on_its_beat(node, placement, member.0)
+                && tell(node, placement, member)
+            {
                 turns.answered(place, true, now);
             } else {
                 calls.push(async move { (place, call(node, placement, member).await) });
@@ -66,7 +72,10 @@ async fn ask_all(node: &Node, placement: &Arc<Placement>) {
                     let is_gone = matches!(error, LinkError::Refused(_)) || silent_for > DEPARTED_FOR;
                     let (member, _) = members[place];
                     if is_gone && placement.ring.members().binary_search(member).is_err() {
-                        turns.dismiss(place);
+                        // One that is set apart may come back.
+                        if !node.0.reach.apart().contains(member) {
+                            turns.dismiss(place);
+                        }
                         placement.dismiss(member);
                         node.reconsider(placement);
                     }
@@ -136,10 +145,14 @@ impl Turns {
         early.fold(self.beat_at, Instant::min)
     }
 
+    fn is_beat(&self, now: Instant) -> bool {
+        now >= self.beat_at
+    }
+
     /// Those that are due, for each of which a call is under way from now on. On the beat, those that are due before the next one
     /// for another reason come along.
     fn take_due(&mut self, now: Instant) -> Vec<usize> {
-        let is_beat = now >= self.beat_at;
+        let is_beat = self.is_beat(now);
         if is_beat {
             // A beat that was missed is not made up for.
             self.beat_at = (self.beat_at + PERIOD).max(now + PERIOD / 2);

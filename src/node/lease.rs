@@ -24,7 +24,7 @@ use crate::model::{Ledger, NodeId, Slot, SlotSet};
 const ASLEEP: Duration = SILENCE;
 /// A member from which nothing was heard for this long counts as out of reach: its last lease, asked for at most a period
 /// before that, is about to run out.
-const UNHEARD_FOR: Duration = Duration::from_millis(Ledger::LEASE_MS - PERIOD.as_millis() as u64);
+pub(super) const UNHEARD_FOR: Duration = Duration::from_millis(Ledger::LEASE_MS - PERIOD.as_millis() as u64);
 
 /// The questions of this process, and those of others that wait for an answer.
 #[derive(Debug, Default)]
@@ -121,8 +121,10 @@ fn start_over(node: &Node) {
 impl Node {
     /// What this node asks a member now, with the answer to what that one has asked.
     pub(super) fn ask(&self, placement: &Placement, member: &NodeId, at_once: bool) -> (Request, Vec<Bytes>) {
-        let (answer, slots) =
-            self.0.questions.take(member).map(|waiting| self.grant(member, waiting)).unzip();
+        // An answer shows the member that its question has arrived directly, which it cannot have by a detour.
+        let is_direct = placement.addresses.get(member).is_some_and(|at| !self.0.links.has_detour(*at));
+        let waiting = if is_direct { self.0.questions.take(member) } else { None };
+        let (answer, slots) = waiting.map(|waiting| self.grant(member, waiting)).unzip();
         let asked_us = self.0.questions.next_us(self.uptime_us());
         let question = LeaseQuestion { ring: placement.ring.fingerprint(), asked_us };
         (Request::Lease { sender: self.sender(), question, answer, at_once }, slots.unwrap_or_default())
@@ -147,6 +149,7 @@ impl Node {
 
     fn see_asker(&self, asker: &Sender) {
         self.see_clock(asker.clock);
+        self.0.reach.hear(&asker.node_id, &asker.unreached, self.uptime_ms());
         // It is alive, whatever was noticed of the process before it.
         if let Some(address) = self.0.placement.load().addresses.get(&asker.node_id) {
             self.0.links.forgive(*address);
@@ -159,6 +162,7 @@ impl Node {
             boot: self.0.boot,
             clock: self.0.versions.latest(),
             admission: self.admission(),
+            unreached: self.0.reach.unreached(),
         }
     }
 
@@ -211,6 +215,7 @@ impl Node {
         slots: &[u8],
     ) -> bool {
         self.see_clock(sender.clock);
+        self.0.reach.hear(&sender.node_id, &sender.unreached, self.uptime_ms());
         let round_trip_us = self.uptime_us().saturating_sub(answer.asked_us).saturating_sub(answer.waited_us);
         let contact = Contact {
             seen_ms: self.now_ms(),
@@ -266,7 +271,8 @@ impl Node {
     pub(super) fn reconsider(&self, placement: &Placement) {
         let (ring, now_ms) = (placement.ring.fingerprint(), self.uptime_ms());
         let bound = self.0.ledger.lock().is_bound_elsewhere(None, ring, now_ms);
-        let may_excuse = now_ms >= placement.since_ms() + EXCUSED_AFTER.as_millis() as u64;
+        // A process that has slept has heard nobody.
+        let may_excuse = now_ms >= self.woke_ms() + EXCUSED_AFTER.as_millis() as u64;
         let is_excused = |address| may_excuse && !self.0.links.has_heard(address, EXCUSED_AFTER);
         placement.reconsider(!bound, is_excused);
     }

@@ -20,14 +20,20 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
 
 /// Rebuilds the table after each change of the view.
 pub(super) async fn follow_view(node: Node) {
-    let mut view = node.0.view.clone();
+    let (mut view, mut apart) = (node.0.view.clone(), node.0.reach.follow_apart());
     loop {
         let members = view.borrow_and_update().clone();
+        apart.mark_unchanged();
         if !node.is_leaving() {
             take_up(&node, &members);
         }
         count(&node, &members);
-        if view.changed().await.is_err() {
+        let goes_on = tokio::select! {
+            changed = view.changed() => changed.is_ok(),
+            // The sender is this node's own.
+            _ = apart.changed() => true,
+        };
+        if !goes_on {
             return;
         }
         sleep(DEBOUNCE).await;
@@ -39,7 +45,8 @@ pub(super) fn addresses<'a>(members: impl IntoIterator<Item = &'a Member>) -> BT
 }
 
 fn take_up(node: &Node, members: &Members) {
-    put_in_force(node, &addresses(members.live()));
+    let apart = node.0.reach.apart();
+    put_in_force(node, &addresses(members.live().filter(|member| !apart.contains(&member.node_id))));
     node.0.contacts.lock().retain(|node_id, _| members.get(node_id).is_some());
     node.0.goodbyes.lock().retain(|node_id, _| members.get(node_id).is_some());
     close_unused_links(node);
@@ -74,7 +81,8 @@ pub(super) fn put_in_force(node: &Node, members: &BTreeMap<NodeId, SocketAddr>) 
     }
 }
 
-/// Members of the former table that said goodbye: they hand over what they hold, and are asked until they are gone.
+/// Members of the former table that said goodbye, which are asked until they are gone, and those that are set apart: they hand
+/// over what they hold.
 fn departed(
     node: &Node,
     old: &Placement,
@@ -86,6 +94,8 @@ fn departed(
     let has_left = |member: &NodeId| node.is_leaving() || view.get(member).is_none();
     let left = old.ring.members().iter().filter(|member| **member != node.0.id && has_left(member));
     departed.extend(left.filter_map(|member| Some((member.clone(), *old.addresses.get(member)?))));
+    let apart = node.0.reach.apart();
+    departed.extend(addresses(view.peers().filter(|member| apart.contains(&member.node_id))));
     departed.retain(|member, address| {
         !members.contains_key(member) && !members.values().any(|taken| taken == address)
     });
@@ -184,5 +194,6 @@ pub(super) fn describe(node: &Node, member: &Member) -> Value {
         "response_time": round_trip.as_millis() as u64,
         "rtt_us": round_trip.as_micros() as u64,
         "slots": node.ring().slots_of(&member.node_id),
+        "unreachable_from": node.unreachable_from(&member.node_id),
     })
 }

@@ -22,6 +22,7 @@ mod offer;
 mod operation;
 mod owed;
 mod placement;
+mod reach;
 mod replicate;
 mod route;
 mod serve;
@@ -90,6 +91,7 @@ struct Inner {
     table_changed: Notify,
     pulse: lease::Pulse,
     questions: lease::Questions,
+    reach: reach::Reach,
     ledger: Mutex<Ledger>,
     fences: fence::Fences,
     /// Something was marked in the ledger.
@@ -156,6 +158,7 @@ impl Node {
             table_changed: Notify::new(),
             pulse: lease::Pulse::default(),
             questions: lease::Questions::default(),
+            reach: reach::Reach::default(),
             ledger: Mutex::default(),
             fences: fence::Fences::default(),
             owing: Notify::new(),

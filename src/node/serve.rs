@@ -67,6 +67,15 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: In
             node.0.fences.release(slot, &node_id, at_ms);
             Answer::Now(Reply::Promised(false), Vec::new())
         }
+        Request::Relay { how, request } => {
+            let address = node.0.placement.load().addresses.get(&how.to).copied();
+            let Some(address) = address else {
+                return Answer::Now(Reply::NotRelayed { may_be_done: false }, Vec::new());
+            };
+            Answer::Later(Box::pin(async move {
+                node.0.links.relay((&how.to, address), &request, value, deadline).await
+            }))
+        }
         Request::Ping { clock } => {
             node.see_clock(clock);
             let reply = Reply::Pong {
