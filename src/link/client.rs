@@ -225,7 +225,16 @@ pub(super) fn is_bulk(request: &Request) -> bool {
     if let Request::Relay { how, .. } = request {
         return how.is_bulk;
     }
-    matches!(request, Request::Sync(_) | Request::Digests(_) | Request::Versions(_) | Request::Forget(_))
+    matches!(
+        request,
+        Request::Sync(_)
+            | Request::Digests(_)
+            | Request::Versions(_)
+            | Request::Forget(_)
+            | Request::Older(_)
+            | Request::GiveUp(_)
+            | Request::Owe { .. }
+    )
 }
 
 /// Asks for news of the peer itself, so that it must not be answered by what was noticed before; or nobody is kept waiting by
@@ -242,6 +251,7 @@ pub(super) fn is_patient(request: &Request) -> bool {
             | Request::CallBack { .. }
             | Request::Leave
             | Request::Goodbye { .. }
+            | Request::Farewell { .. }
     );
     is_news || is_bulk(request)
 }

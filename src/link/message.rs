@@ -256,6 +256,17 @@ pub struct Claim {
     pub clock: u64,
 }
 
+/// What a node has given up of a slot while others lacked it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenUp {
+    /// The slot.
+    pub slot: Slot,
+    /// Nothing newer was given up.
+    pub version: Version,
+    /// Hashes of the keys that it has.
+    pub held: Vec<u64>,
+}
+
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
@@ -273,9 +284,10 @@ pub enum Request {
         /// Why this node is to act.
         claim: Claim,
     },
-    /// Keep these records, unless newer ones are there. On the connection for requests: somebody waits for it.
-    Copy(Vec<RecordHead>),
-    /// The same, on the bulk connection.
+    /// Keep these records, unless newer ones are there; the sender goes by this table. On the connection for requests: somebody
+    /// waits for it.
+    Copy(Fingerprint, Vec<RecordHead>),
+    /// Keep these records, unless newer ones are there. On the bulk connection.
     Sync(Vec<RecordHead>),
     /// What this node's own store has under the key, whoever owns it.
     Peek {
@@ -343,6 +355,24 @@ pub enum Request {
         /// The request's head as it travels. Not decoded with this one, so that none holds another without end.
         request: Vec<u8>,
     },
+    /// Which of these records are held in an older version, by index.
+    Older(Vec<(Box<str>, Version)>),
+    /// The sender has given up, for want of memory, records of these slots that this node may lack: what this node has of them
+    /// up to these versions, and the sender has not, may be older than what was given up. It must go.
+    GiveUp(Vec<GivenUp>),
+    /// The sender, which has just brought what it holds, owes some slots to this member, too; the slots as the raw value, see
+    /// `model::SlotSet`.
+    Owe {
+        /// Who may lack something of them.
+        node_id: NodeId,
+    },
+    /// The sender has left, and ends: it does nothing any more, and holds nothing that others need.
+    Farewell {
+        /// The sender.
+        node_id: NodeId,
+        /// Its process.
+        boot: u64,
+    },
 }
 
 impl Request {
@@ -370,8 +400,10 @@ pub enum Reply {
     Copied {
         /// The table that this node goes by.
         ring: Fingerprint,
-        /// Those, by index, of which a newer version is held.
-        stale: Vec<u32>,
+        /// A lease that it granted under another table still runs.
+        bound: bool,
+        /// Those, by index, of which a newer version is held, with that.
+        stale: Vec<(u32, Version)>,
     },
     /// To [`Request::Peek`].
     Peeked {
@@ -393,7 +425,7 @@ pub enum Reply {
     },
     /// To [`Request::Digests`]: the slots that differ.
     Differ(Vec<Slot>),
-    /// To [`Request::Versions`].
+    /// To [`Request::Versions`] and [`Request::Older`].
     Wanted(Vec<u32>),
     /// To [`Request::Ping`].
     Pong {
@@ -408,7 +440,7 @@ pub enum Reply {
     Members,
     /// To [`Request::CallBack`]: why not, if not.
     CalledBack(Option<String>),
-    /// To [`Request::Goodbye`].
+    /// To [`Request::Goodbye`], [`Request::Farewell`] and [`Request::Owe`].
     Noted,
     /// To [`Request::Promise`]: whether it is given.
     Promised(bool),

@@ -30,8 +30,8 @@ pub use self::client::Pool;
 pub use self::handshake::{Answered, Refused, Seals, Unproved, answer, until_revoked};
 pub use self::load::{Batch, Load, Room, Weight, cut};
 pub use self::message::{
-    Admission, Claim, LeaseAnswer, LeaseQuestion, Operation, Outcome, RecordHead, RecordKind, Refusal, Reply,
-    Request, Sender, Standing, Unreached,
+    Admission, Claim, GivenUp, LeaseAnswer, LeaseQuestion, Operation, Outcome, RecordHead, RecordKind,
+    Refusal, Reply, Request, Sender, Standing, Unreached,
 };
 pub use self::party::{Called, Nonces, Party};
 pub use self::server::{Answer, Service, serve};
@@ -140,7 +140,7 @@ pub enum LinkError {
         /// What went wrong.
         reason: String,
     },
-    /// Nothing listens there: the process is gone. Nothing was sent.
+    /// The port refuses connections: the process is gone, or a rule on the way says so of one that lives. Nothing was sent.
     #[error("nothing listens at {0}")]
     Refused(SocketAddr),
     /// A node is there and gives this one no link. Nothing was sent.

@@ -21,7 +21,10 @@ struct Echo;
 impl Service for Echo {
     fn call(&self, request: Request, _value: Bytes, _deadline: Instant) -> Answer {
         let Request::One { operation: Operation::Get { key }, .. } = request else {
-            return Answer::Now(Reply::Copied { ring: claim().ring, stale: Vec::new() }, Vec::new());
+            return Answer::Now(
+                Reply::Copied { ring: claim().ring, bound: false, stale: Vec::new() },
+                Vec::new(),
+            );
         };
         let hit = Reply::One(Outcome::Hit {
             version: Version::new(1, 1),

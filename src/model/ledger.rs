@@ -19,7 +19,11 @@ use super::slots::SlotSet;
 #[derive(Debug, Default)]
 pub struct Ledger {
     debts: BTreeMap<NodeId, Debt>,
+    /// What one that leaves owes to members that it has taken out of its own table, for others to pay.
+    left_behind: BTreeMap<NodeId, SlotSet>,
     leases: BTreeMap<NodeId, Lease>,
+    /// A member was declared dead and may come back with what it had.
+    has_missing: bool,
 }
 
 impl Lease {
@@ -91,6 +95,36 @@ impl Ledger {
             self.mark_all(&slots, owner);
         }
         self.debts.retain(|_, debt| !debt.is_paid());
+    }
+
+    /// Keeps, before such a change, what would be dropped by it. For one that leaves: by the others' tables those members go on
+    /// to own the slots.
+    pub fn leave_behind(&mut self, new: &Ring) {
+        for (member, debt) in &self.debts {
+            let mut dropped = debt.all();
+            dropped.retain(|slot| !new.owns(member, slot));
+            if !dropped.is_empty() {
+                self.left_behind.entry(member.clone()).or_insert_with(SlotSet::empty).add(&dropped);
+            }
+        }
+    }
+
+    /// What is owed, of these slots, to others than `member`: to those that are away, and to those left behind.
+    pub fn owed_besides(
+        &self,
+        member: &NodeId,
+        slots: &SlotSet,
+        is_away: impl Fn(&NodeId) -> bool,
+    ) -> Vec<(NodeId, SlotSet)> {
+        let mut owed: BTreeMap<&NodeId, SlotSet> = BTreeMap::new();
+        let debts = self.debts.iter().filter(|(creditor, _)| is_away(creditor));
+        let debts = debts.map(|(creditor, debt)| (creditor, debt.all()));
+        let left_behind = self.left_behind.iter().map(|(creditor, slots)| (creditor, slots.clone()));
+        for (creditor, all) in debts.chain(left_behind).filter(|(creditor, _)| *creditor != member) {
+            owed.entry(creditor).or_insert_with(SlotSet::empty).add(&all.intersection(slots));
+        }
+        owed.retain(|_, slots| !slots.is_empty());
+        owed.into_iter().map(|(creditor, slots)| (creditor.clone(), slots)).collect()
     }
 
     /// Makes everything dirty that this node should share or hand over.
@@ -204,6 +238,17 @@ impl Ledger {
         let mut dirty = SlotSet::empty();
         self.debts.values().for_each(|debt| dirty.add(&debt.all()));
         dirty
+    }
+
+    /// Notes whether members that may live are in no table.
+    pub fn set_missing(&mut self, has_missing: bool) {
+        self.has_missing = has_missing;
+    }
+
+    /// The slots in which another node may have something older that it takes for the newest: the dirty ones, and all while a
+    /// member is missing.
+    pub fn watched(&self) -> SlotSet {
+        if self.has_missing { SlotSet::full() } else { self.dirty() }
     }
 
     /// Whether nobody lacks anything.

@@ -48,6 +48,13 @@ impl SlotSet {
         self.0.iter_mut().zip(other.0.iter()).for_each(|(word, less)| *word &= !less);
     }
 
+    /// What is in both sets.
+    pub fn intersection(&self, other: &SlotSet) -> SlotSet {
+        let mut both = self.clone();
+        both.0.iter_mut().zip(other.0.iter()).for_each(|(word, other)| *word &= other);
+        both
+    }
+
     /// Keeps the slots that `wanted` says.
     pub fn retain(&mut self, wanted: impl Fn(Slot) -> bool) {
         let dropped: Vec<Slot> = self.iter().filter(|slot| !wanted(*slot)).collect();
@@ -150,6 +157,7 @@ mod tests {
             rest.subtract(&set(&b));
             prop_assert_eq!(numbers(&sum), &a | &b);
             prop_assert_eq!(numbers(&rest), &a - &b);
+            prop_assert_eq!(numbers(&set(&a).intersection(&set(&b))), &a & &b);
             prop_assert_eq!(sum.len(), (&a | &b).len());
             prop_assert_eq!(SlotSet::from_bytes(&sum.to_bytes()), Some(sum.clone()));
             sum.retain(|slot| b.contains(&u16::from(slot)));

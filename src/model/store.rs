@@ -9,28 +9,34 @@
 //! entries are. Tombstones have a budget of their own within the bound, of a thirty-second part; beyond it those that end
 //! first are forgotten early. Neither tombstones nor entries are given up for the other.
 //!
+//! What is given up, by eviction or a tombstone too many, of a slot that the caller watches leaves a floor: what is not there
+//! counts as deleted up to that version, until the slot is watched no longer.
+//!
 //! It is cut into shards by slot, each one LRU behind a short lock. Bytes are counted as they are taken from
 //! the machine, so that resident memory follows the budget: see `store/cost.rs`.
 
 mod cost;
 mod entries;
 mod facts;
+mod floors;
 mod hasher;
 mod item;
 mod peek;
 mod shard;
 mod tombstones;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
 pub use self::facts::{Current, Evicted, Lookup, Put, StoreError, Swept, Written};
 use self::{
+    floors::Watched,
     item::Item,
     shard::{New, Shard},
 };
-use super::{Key, Record, Slot, Version, mix};
+use super::{Key, Record, Slot, SlotSet, Version, mix};
 
 /// How much a store may hold.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +67,7 @@ pub struct Store {
     shards: Box<[Mutex<Shard>]>,
     shard_bytes_max: usize,
     value_bytes_max: usize,
+    watched: Arc<Watched>,
     /// Where the last sweep ended.
     swept: AtomicUsize,
 }
@@ -84,12 +91,16 @@ impl Store {
         let shards = (memory_bytes_max / wanted).clamp(1, SHARDS_MAX);
         let shard_bytes_max = memory_bytes_max / shards;
         // Tables of one seed would be filled in bucket order when keys are copied from one to another.
-        let shard =
-            |number| Mutex::new(Shard::new(shard_bytes_max, mix::mix(hash_seed.wrapping_add(number))));
+        let watched = Arc::new(Watched::nothing());
+        let shard = |number| {
+            let seed = mix::mix(hash_seed.wrapping_add(number));
+            Mutex::new(Shard::new(shard_bytes_max, seed, watched.clone()))
+        };
         Store {
             shards: (0..shards as u64).map(shard).collect(),
             shard_bytes_max,
             value_bytes_max,
+            watched,
             swept: AtomicUsize::new(0),
         }
     }
@@ -163,6 +174,42 @@ impl Store {
     /// Removes what is kept under a key, value or tombstone, if it is of exactly that version; true if it was.
     pub fn remove_version(&self, key: &Key, version: Version) -> bool {
         self.shard(key).lock().remove_version(key, version)
+    }
+
+    /// Says which slots some other node may lack something of. The floors of all others are forgotten.
+    pub fn watch(&self, slots: &SlotSet) {
+        if self.watched.set(slots) {
+            self.shards.iter().for_each(|shard| shard.lock().forget_unwatched());
+        }
+    }
+
+    /// Whether no slot is watched.
+    pub fn watches_nothing(&self) -> bool {
+        self.watched.is_nothing()
+    }
+
+    /// The floors of these slots of one shard: up to which version something of them was given up.
+    pub fn floors(&self, shard: usize, slots: &SlotSet) -> Vec<(Slot, Version)> {
+        let Some(shard) = self.shards.get(shard).map(|shard| shard.lock()) else { return Vec::new() };
+        if shard.floors().is_empty() {
+            return Vec::new();
+        }
+        slots.iter().filter_map(|slot| Some((slot, shard.floors().of(slot)?))).collect()
+    }
+
+    /// Notes that a record of this version was here and is not any more, if that is so.
+    pub fn note_given_up(&self, key: &Key, version: Version, now_ms: u64) {
+        self.shard(key).lock().note_given_up(key, version, now_ms);
+    }
+
+    /// As [`Store::remove_version`], as if it was evicted: it leaves a floor.
+    pub fn give_up_version(&self, key: &Key, version: Version, now_ms: u64) -> bool {
+        let mut shard = self.shard(key).lock();
+        let removed = shard.remove_version(key, version);
+        if removed {
+            shard.note_given_up(key, version, now_ms);
+        }
+        removed
     }
 
     /// How many shards there are. A slot's entries are in one of them.

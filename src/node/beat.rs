@@ -69,8 +69,9 @@ async fn ask_all(node: &Node, placement: &Arc<Placement>) {
                 Ok(granted) => turns.answered(place, granted, Instant::now()),
                 Err(error) => {
                     let silent_for = turns.failed(place, Instant::now());
-                    let is_gone = matches!(error, LinkError::Refused(_)) || silent_for > DEPARTED_FOR;
                     let (member, _) = members[place];
+                    let error = node.doubt_refusal(member, error);
+                    let is_gone = matches!(error, LinkError::Refused(_)) || silent_for > DEPARTED_FOR;
                     if is_gone && placement.ring.members().binary_search(member).is_err() {
                         // One that is set apart may come back.
                         if !node.0.reach.apart().contains(member) {

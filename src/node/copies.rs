@@ -13,14 +13,13 @@ use tracing::{debug, warn};
 use super::Node;
 use super::operation::{check_lengths, kind_from_wire, parse, record_to_wire, unexpected};
 use crate::link::{BATCH_BYTES_MAX, LinkError, RecordHead, Refusal, Reply, Request, Room, Weight, cut};
-use crate::model::{Evicted, Fingerprint, Key, NodeId, Put, Record, StoreError, Version};
+use crate::model::{Evicted, Fingerprint, Key, Ledger, NodeId, Put, Record, StoreError, Version};
 
 /// What a copy request came to.
 pub(super) enum Copied {
-    /// All are held; of these, by index, a newer version. The member goes by this table.
-    Held { ring: Fingerprint, stale: Vec<u32> },
-    /// The process is gone, and with it whatever it could have answered.
-    Gone,
+    /// All are held; of these, by index, a newer version. The member goes by this table; if it is `bound`, another member may
+    /// still rely on a lease that it gave under a former one.
+    Held { ring: Fingerprint, bound: bool, stale: Vec<(u32, Version)> },
     /// The member is there and cannot take what is among the records.
     Rejected(String),
     /// The member is there and was not done in time.
@@ -42,33 +41,34 @@ impl Node {
     pub(super) async fn copy_to<'a>(
         &self,
         member: &NodeId,
-        request: fn(Vec<RecordHead>) -> Request,
+        request: fn(Fingerprint, Vec<RecordHead>) -> Request,
         records: impl Iterator<Item = (&'a Key, Record)>,
         deadline: Instant,
     ) -> Copied {
         let here = self.ring().fingerprint();
-        let (mut member_ring, mut all_stale, mut sent) = (here, Vec::new(), 0);
+        let (mut member_ring, mut is_bound, mut all_stale, mut sent) = (here, false, Vec::new(), 0);
         let items = records.map(|(key, record)| record_to_wire(key, record));
         for batch in cut(items, ROOM, |(head, value)| Weight::of(head, value.len())) {
             let count = batch.len() as u32;
             match self.copy_batch(member, request, batch, deadline).await {
-                Copied::Held { ring, stale } => {
+                Copied::Held { ring, bound, stale } => {
+                    is_bound |= bound;
                     // One that goes by another table for some of them does so for all.
                     member_ring = if ring == here { member_ring } else { ring };
-                    all_stale.extend(stale.into_iter().map(|index| sent + index));
+                    all_stale.extend(stale.into_iter().map(|(index, held)| (sent + index, held)));
                     sent += count;
                 }
                 failed => return failed,
             }
         }
-        Copied::Held { ring: member_ring, stale: all_stale }
+        Copied::Held { ring: member_ring, bound: is_bound, stale: all_stale }
     }
 
     /// Has a member keep records that fit one frame.
     pub(super) async fn copy_batch(
         &self,
         member: &NodeId,
-        request: fn(Vec<RecordHead>) -> Request,
+        request: fn(Fingerprint, Vec<RecordHead>) -> Request,
         batch: Vec<Item>,
         deadline: Instant,
     ) -> Copied {
@@ -77,15 +77,17 @@ impl Node {
         };
         let (heads, values): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         let values: Vec<Bytes> = values.into_iter().filter(|value| !value.is_empty()).collect();
-        let request = request(heads);
+        let request = request(self.ring().fingerprint(), heads);
         let mut reply = self.0.links.call((member, address), &request, &values, deadline).await;
         if matches!(reply, Err(LinkError::Broken(_))) {
             // The process ended, or only the connection; a new one tells. Copies may come twice.
             reply = self.0.links.call((member, address), &request, &values, deadline).await;
         }
         match reply {
-            Ok((Reply::Copied { ring, stale }, _)) => Copied::Held { ring, stale },
-            Err(LinkError::Refused(_)) => Copied::Gone,
+            Err(LinkError::Refused(_)) if cfg!(feature = "fault-refused-is-gone") => {
+                Copied::Held { ring: self.ring().fingerprint(), bound: false, stale: Vec::new() }
+            }
+            Ok((Reply::Copied { ring, bound, stale }, _)) => Copied::Held { ring, bound, stale },
             Ok((Reply::Refused(refusal @ (Refusal::Invalid(_) | Refusal::TooLarge(_))), _)) => {
                 Copied::Rejected(refusal.to_string())
             }
@@ -115,9 +117,17 @@ impl Node {
         matches!(self.0.links.call(member, &ping, &[], deadline).await, Ok((Reply::Pong { .. }, _)))
     }
 
-    /// The inverse of [`Node::copy_to`], at the receiving end. Says, by index, of which a newer version is held. A record that
-    /// this node cannot keep does not hinder the others.
-    pub(super) fn keep_copies(&self, heads: Vec<RecordHead>, mut values: Bytes) -> Result<Vec<u32>, Refusal> {
+    /// The inverse of [`Node::copy_to`], at the receiving end. Says, by index, of which a newer version is held, and which. A
+    /// record that this node cannot keep does not hinder the others.
+    ///
+    /// `theirs` is the table of one that waits. It does not know the owners by another one, who may answer by that: before it
+    /// can acknowledge what it wrote, they are owed it here.
+    pub(super) fn keep_copies(
+        &self,
+        theirs: Option<Fingerprint>,
+        heads: Vec<RecordHead>,
+        mut values: Bytes,
+    ) -> Result<Vec<(u32, Version)>, Refusal> {
         check_lengths(heads.iter().map(RecordHead::value_bytes), &values)?;
         let mut stale = Vec::new();
         for (index, RecordHead { key, version, kind }) in heads.into_iter().enumerate() {
@@ -135,11 +145,10 @@ impl Node {
             {
                 self.0.store.remove_version(&key, held.version());
             }
-            if self.keep(&key, record) {
-                stale.push(index as u32);
-            }
+            stale.extend(self.keep(&key, record).map(|held| (index as u32, held)));
             let placement = self.0.placement.load();
-            if !placement.owns(key.slot()) {
+            let is_foreign = theirs.is_some_and(|theirs| theirs != placement.ring.fingerprint());
+            if is_foreign || !placement.owns(key.slot()) {
                 self.pass_on(key.slot());
             }
         }
@@ -162,21 +171,34 @@ impl Node {
         }
     }
 
-    /// The one way into the store for what has a version. True if a newer one is there.
-    pub(super) fn keep(&self, key: &Key, record: Record) -> bool {
+    /// The one way into the store for what has a version. Gives a newer one that is there.
+    pub(super) fn keep(&self, key: &Key, record: Record) -> Option<Version> {
         let version = record.version();
         match self.0.store.put_if_newer(key, record, self.now_ms()) {
             Ok(Put::Stored { evicted, .. }) => {
                 self.count_evicted(evicted);
-                false
+                None
             }
-            Ok(Put::Stale { held }) => held > version,
+            Ok(Put::Stale { held }) => Some(held).filter(|held| *held > version),
             Err(StoreError::TooLarge { .. }) => {
                 // This node's store is smaller than the sender's.
                 self.forget_older(key, version);
-                false
+                None
             }
         }
+    }
+
+    /// Whether a lease that this node granted under another table than its present one may still run.
+    pub(super) fn is_bound(&self) -> bool {
+        let (placement, now_ms) = (self.0.placement.load(), self.uptime_ms());
+        // Under this table all were granted since it is in force. Each copy gets here.
+        now_ms <= placement.since_ms() + Ledger::LEASE_MS
+            && self.0.ledger.lock().is_bound_elsewhere(None, placement.ring.fingerprint(), now_ms)
+    }
+
+    /// Whether this node has that version of a key, or a newer one.
+    pub(super) fn holds_since(&self, key: &Key, version: Version) -> bool {
+        self.0.store.peek(key, self.now_ms()).is_some_and(|held| held.version() >= version)
     }
 
     /// There is a newer version that this node cannot have: an older one must not stay in its place.

@@ -207,7 +207,8 @@ impl Node {
             return Err(LinkError::Refused(self.0.address));
         };
         let request = Request::Peek { key: key.as_str().into(), ring };
-        match self.0.links.call((member, address), &request, &[], deadline).await? {
+        let reply = self.0.links.call((member, address), &request, &[], deadline).await;
+        match reply.map_err(|error| self.doubt_refusal(member, error))? {
             (Reply::Peeked { record, standing, unheard, at_ms }, mut values) => {
                 let record = record.map(|head| record_from_wire(head, &mut values)).transpose();
                 // A record that cannot be read is as good as no answer.

@@ -18,7 +18,7 @@ use super::membership::{addresses, put_in_force};
 use super::placement::Placement;
 use crate::gossip::Identity;
 use crate::link::{LinkError, Request};
-use crate::model::NodeId;
+use crate::model::{NodeId, Status};
 
 /// How long a node that has left still answers after it has handed over everything: the news takes this long to reach
 /// everybody, and whoever goes by a former table may still give it something.
@@ -42,13 +42,56 @@ enum News {
     None,
 }
 
+/// What a member said of its leaving.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Goodbye {
+    /// The process that said it.
+    pub(super) boot: u64,
+    /// It ends, after it has handed over what it held.
+    pub(super) has_ended: bool,
+}
+
 impl Node {
+    /// Notes what a member said of its leaving.
+    pub(super) fn note_goodbye(&self, member: NodeId, said: Goodbye) {
+        let mut goodbyes = self.0.goodbyes.lock();
+        let last = goodbyes.entry(member).or_insert(said);
+        // On two connections the first may come last.
+        if said.boot > last.boot || said.boot == last.boot && said.has_ended {
+            *last = said;
+        }
+    }
+
+    /// Whether the process of a member is known to be gone: gossip has declared it dead, or it said its farewell. That its
+    /// port refuses connections says nothing: a rule, or a load balancer, may do that while it lives.
+    pub(super) fn is_gone(&self, member: &NodeId) -> bool {
+        let goodbye = self.0.goodbyes.lock().get(member).copied().filter(|goodbye| goodbye.has_ended);
+        match self.members().get(member) {
+            Some(seen) if seen.status == Status::Unhealthy => true,
+            Some(seen) => goodbye.is_some_and(|goodbye| goodbye.boot >= seen.boot),
+            None => goodbye.is_some(),
+        }
+    }
+
+    /// The error as it is, but for a refusal by a member that may live: then it is out of reach.
+    pub(super) fn doubt_refusal(&self, member: &NodeId, error: LinkError) -> LinkError {
+        match error {
+            LinkError::Refused(_) if cfg!(feature = "fault-refused-is-gone") => error,
+            LinkError::Refused(address) if !self.is_gone(member) => LinkError::Unreachable {
+                address,
+                reason: "its port refuses connections, though it is not known to be gone".into(),
+            },
+            error => error,
+        }
+    }
+
     /// Leaves the cluster: says goodbye, then hands every entry to its new owner, for at most `patience`.
     pub async fn leave(&self, patience: Duration) {
         let began = Instant::now();
         self.0.leaving.store(true, Ordering::Release);
-        let placement = self.0.placement.load_full();
-        tokio::join!(self.0.gossip.leave(), say_goodbye(self, &placement));
+        // Also those that left before are told: they must not hand over to this node.
+        let goodbye = Request::Goodbye { node_id: self.0.id.clone(), boot: self.0.boot };
+        tokio::join!(self.0.gossip.leave(), tell_all(self, &goodbye));
         let handed_over = async {
             tokio::select! {
                 biased;
@@ -58,6 +101,10 @@ impl Node {
         };
         let (entries, left_out_before) = (self.0.store.len(), self.0.metrics.sync_left_out.get());
         let ended = timeout(patience, handed_over).await;
+        if ended.is_err() {
+            self.bequeath().await;
+        }
+        tell_all(self, &Request::Farewell { node_id: self.0.id.clone(), boot: self.0.boot }).await;
         let left_out = self.0.metrics.sync_left_out.get() - left_out_before;
         match ended {
             Ok(true) if left_out > 0 => {
@@ -75,11 +122,14 @@ impl Node {
     }
 }
 
-/// Tells every member, also those that left before: they must not hand over to this node.
-async fn say_goodbye(node: &Node, placement: &Placement) {
-    let goodbye = Request::Goodbye { node_id: node.0.id.clone(), boot: node.0.boot };
+/// Tells everybody that may hold something, or wait for what this node holds.
+async fn tell_all(node: &Node, news: &Request) {
+    let placement = node.0.placement.load_full();
     let deadline = Instant::now() + GOODBYE_TIMEOUT;
-    let told = placement.others().map(|member| node.0.links.call(member, &goodbye, &[], deadline));
+    // The last word is for those that hear it: nothing waits for it.
+    let is_last = matches!(news, Request::Farewell { .. });
+    let hearers = placement.others().filter(|(_, address)| !is_last || !node.is_unheard(*address));
+    let told = hearers.map(|member| node.0.links.call(member, news, &[], deadline));
     // A member that this does not reach learns it by gossip, or is gone.
     let _ = timeout(GOODBYE_TIMEOUT, join_all(told)).await;
 }
@@ -123,7 +173,8 @@ async fn follow(node: &Node, placement: &Placement) -> BTreeMap<NodeId, SocketAd
 async fn news_of(node: &Node, (member, address): (&NodeId, SocketAddr)) -> News {
     match list_at(node, (member, address), Instant::now() + FOLLOW_TIMEOUT).await {
         Ok(list) => News::List(list),
-        Err(ListError::Leaving(_) | ListError::Link(LinkError::Refused(_))) => News::Gone,
+        Err(ListError::Leaving(_)) => News::Gone,
+        Err(ListError::Link(LinkError::Refused(_))) if node.is_gone(member) => News::Gone,
         Err(error) => {
             debug!(%member, %error, "no news of the members");
             News::None
@@ -133,7 +184,7 @@ async fn news_of(node: &Node, (member, address): (&NodeId, SocketAddr)) -> News 
 
 /// Whether this process of a member said goodbye.
 fn has_left(node: &Node, member: &NodeId, boot: u64) -> bool {
-    node.0.goodbyes.lock().get(member).is_some_and(|left| *left >= boot)
+    node.0.goodbyes.lock().get(member).is_some_and(|left| left.boot >= boot)
 }
 
 /// Whether something was heard of the member a moment ago. It is asked all the time, unless this process itself did not run.

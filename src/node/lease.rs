@@ -6,6 +6,7 @@
 //! counted from the moment it was asked for, so that this node never trusts it longer than its grantor.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -263,9 +264,13 @@ impl Node {
 
     /// The members that are out of this node's reach.
     pub(super) fn unheard(&self, placement: &Placement) -> Vec<NodeId> {
-        let unheard =
-            placement.others().filter(|(_, address)| !self.0.links.has_heard(*address, UNHEARD_FOR));
+        let unheard = placement.others().filter(|(_, address)| self.is_unheard(*address));
         unheard.map(|(member, _)| member.clone()).collect()
+    }
+
+    /// Whether a member is out of this node's reach.
+    pub(super) fn is_unheard(&self, address: SocketAddr) -> bool {
+        !self.0.links.has_heard(address, UNHEARD_FOR)
     }
 
     pub(super) fn reconsider(&self, placement: &Placement) {

@@ -47,8 +47,13 @@ pub(super) fn addresses<'a>(members: impl IntoIterator<Item = &'a Member>) -> BT
 fn take_up(node: &Node, members: &Members) {
     let apart = node.0.reach.apart();
     put_in_force(node, &addresses(members.live().filter(|member| !apart.contains(&member.node_id))));
+    // After the change, which makes dirty what one that is back may lack.
+    let has_missing = members.iter().any(|member| member.status == Status::Unhealthy);
+    node.update_ledger(|ledger| ledger.set_missing(has_missing));
     node.0.contacts.lock().retain(|node_id, _| members.get(node_id).is_some());
-    node.0.goodbyes.lock().retain(|node_id, _| members.get(node_id).is_some());
+    let placement = node.0.placement.load();
+    let is_known = |node_id: &_| members.get(node_id).is_some() || placement.addresses.contains_key(node_id);
+    node.0.goodbyes.lock().retain(|node_id, _| is_known(node_id));
     close_unused_links(node);
 }
 
@@ -70,6 +75,9 @@ pub(super) fn put_in_force(node: &Node, members: &BTreeMap<NodeId, SocketAddr>) 
     let new = Arc::new(new);
     // Together, so that who asks for a lease is told the slots that go with the table.
     node.owe(|ledger| {
+        if node.is_leaving() {
+            ledger.leave_behind(&new.ring);
+        }
         ledger.change_table(&node.0.id, &old.ring, &new.ring);
         node.0.placement.store(new.clone());
     });

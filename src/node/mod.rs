@@ -10,9 +10,12 @@ mod batch;
 mod beat;
 mod command;
 mod copies;
+mod debts;
 mod decide;
+mod digests;
 mod events;
 mod fence;
+mod forgetting;
 mod gather;
 mod handoff;
 mod join;
@@ -25,6 +28,7 @@ mod placement;
 mod reach;
 mod replicate;
 mod route;
+mod scrub;
 mod serve;
 mod sync;
 #[cfg(test)]
@@ -103,7 +107,7 @@ struct Inner {
     view: watch::Receiver<Arc<Members>>,
     contacts: Mutex<BTreeMap<NodeId, Contact>>,
     /// Members that said goodbye over the link, by the process that did.
-    goodbyes: Mutex<BTreeMap<NodeId, u64>>,
+    goodbyes: Mutex<BTreeMap<NodeId, handoff::Goodbye>>,
     gossip: Gossip,
     links: Pool,
     metrics: Arc<Metrics>,
@@ -193,6 +197,7 @@ impl Node {
         tasks.spawn(task(endless("pulse", lease::keep_pulse(node.clone()))));
         tasks.spawn(task(endless("joining", join::run(node.clone()))));
         tasks.spawn(task(endless("sync", sync::run(node.clone()))));
+        tasks.spawn(task(endless("scrubbing", scrub::run(node.clone()))));
         tasks.spawn(task(endless("tidying", tidy::run(node.clone()))));
         tasks.spawn(task(endless("sweeping", tidy::sweep(node.clone()))));
         node
@@ -291,7 +296,11 @@ impl Node {
             let found = removed && matches!(held, Some(Record::Entry(_)));
             return Ok(Outcome::Deleted { found, degraded: false });
         }
-        self.apply(operation).map(|(outcome, _)| outcome.for_clients())
+        let (outcome, record) = self.apply(operation)?;
+        if record.is_some() && !self.0.placement.load().owns(operation.key().slot()) {
+            self.pass_on(operation.key().slot());
+        }
+        Ok(outcome.for_clients())
     }
 
     /// A snapshot event and everything that happens after it.
@@ -340,7 +349,7 @@ pub(crate) fn fuzz_request(request: Request, mut value: bytes::Bytes) {
         Request::Many { operations, .. } => {
             operations.into_iter().for_each(|one| drop(Operation::from_wire(one, &mut value)));
         }
-        Request::Copy(heads) | Request::Sync(heads) => {
+        Request::Copy(_, heads) | Request::Sync(heads) => {
             heads.into_iter().for_each(|head| drop(operation::record_from_wire(head, &mut value)));
         }
         Request::Peek { key, .. } => drop(operation::parse(key)),

@@ -14,14 +14,14 @@ use super::copies::{Copied, Item};
 use super::operation::{parse, record_to_wire, unexpected};
 use super::{Node, NodeError};
 use crate::link::{Batch, LinkError, RecordHead, Reply, Request, Room, Weight, cut};
-use crate::model::{Key, NodeId, Slot, SlotSet, Version};
+use crate::model::{Key, NodeId, Record, Slot, SlotSet, Version};
 
 /// What one batch may hold.
 pub(super) const ROOM: Room = Room { items: 512, value_bytes: 1 << 20 };
 /// Bytes of values that one member is sent in a second, at most.
 const BYTES_PER_SECOND: f64 = (64 << 20) as f64;
 /// How long a member may take to acknowledge a batch, and how much longer for a long value.
-const BATCH_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BATCH_TIMEOUT: Duration = Duration::from_secs(5);
 const BYTES_PER_SECOND_LEAST: f64 = (4 << 20) as f64;
 
 pub(super) type Heads = Vec<(Key, Version)>;
@@ -32,6 +32,8 @@ pub(super) struct Offered {
     pub(super) postponed: SlotSet,
     /// What it cannot take.
     pub(super) left_out: HashSet<Key>,
+    /// How many records it has taken.
+    pub(super) brought: usize,
 }
 
 /// Why a question of sync got no answer.
@@ -72,11 +74,33 @@ impl Node {
         member: &NodeId,
         heads: &[(Key, Version)],
     ) -> Result<Offered, NodeError> {
-        let mut offer = Offer { node: self, member, postponed: SlotSet::empty(), left_out: HashSet::new() };
+        self.offer_by(Request::Versions, member, heads).await
+    }
+
+    /// Has a member take, of these records, what it has in an older version.
+    ///
+    /// # Errors
+    /// When the member cannot be reached. It may have taken some of them.
+    pub(super) async fn offer_newer(
+        &self,
+        member: &NodeId,
+        heads: &[(Key, Version)],
+    ) -> Result<Offered, NodeError> {
+        self.offer_by(Request::Older, member, heads).await
+    }
+
+    async fn offer_by(
+        &self,
+        question: Question,
+        member: &NodeId,
+        heads: &[(Key, Version)],
+    ) -> Result<Offered, NodeError> {
+        let done = Offered { postponed: SlotSet::empty(), left_out: HashSet::new(), brought: 0 };
+        let mut offer = Offer { node: self, member, question, done };
         for heads in questions(heads) {
             offer.present(&heads).await?;
         }
-        Ok(Offered { postponed: offer.postponed, left_out: offer.left_out })
+        Ok(offer.done)
     }
 }
 
@@ -85,23 +109,26 @@ pub(super) fn questions(heads: &[(Key, Version)]) -> Vec<Vec<&(Key, Version)>> {
     cut(heads, ROOM, |(key, version)| Weight::of(&(key.as_str(), version), 0))
 }
 
-/// The question whether a member lacks these.
-pub(super) fn question(heads: &[&(Key, Version)]) -> Request {
-    Request::Versions(heads.iter().map(|(key, version)| (key.as_str().into(), *version)).collect())
+/// Which of these a member wants.
+type Question = fn(Vec<(Box<str>, Version)>) -> Request;
+
+/// The question about these, as it travels.
+pub(super) fn ask(question: Question, heads: &[&(Key, Version)]) -> Request {
+    question(heads.iter().map(|(key, version)| (key.as_str().into(), *version)).collect())
 }
 
 /// An offer that is being made.
 struct Offer<'a> {
     node: &'a Node,
     member: &'a NodeId,
-    postponed: SlotSet,
-    left_out: HashSet<Key>,
+    question: Question,
+    done: Offered,
 }
 
 impl Offer<'_> {
     /// Offers as many as go into one question.
     async fn present(&mut self, heads: &[&(Key, Version)]) -> Result<(), NodeError> {
-        let wanted = match self.node.inquire(self.member, &question(heads)).await {
+        let wanted = match self.node.inquire(self.member, &ask(self.question, heads)).await {
             Ok(Reply::Wanted(wanted)) => wanted,
             Ok(other) => return Err(unexpected(self.member, &other)),
             Err(Unanswered::Away(error)) => return Err(error),
@@ -132,7 +159,7 @@ impl Offer<'_> {
         let mut parts = Parts(vec![batch]);
         while let Some(part) = parts.0.pop() {
             match self.send(&part).await {
-                Copied::Held { .. } => {}
+                Copied::Held { .. } => self.done.brought += part.len(),
                 Copied::Late => {
                     let slots = part.iter().map(|(head, _)| Slot::of(head.key.as_bytes()));
                     self.postpone(slots, &"not acknowledged in time");
@@ -142,7 +169,7 @@ impl Offer<'_> {
                         self.leave_out(head, &reason).await;
                     }
                 }
-                Copied::Gone | Copied::Failed => {
+                Copied::Failed => {
                     return Err(NodeError::ForwardFailed(format!("{} took no copies", self.member)));
                 }
             }
@@ -155,8 +182,10 @@ impl Offer<'_> {
         let (started, records) = (Instant::now(), batch.len());
         let bytes: usize = batch.iter().map(|(_, value)| value.len()).sum();
         let patience = BATCH_TIMEOUT + Duration::from_secs_f64(bytes as f64 / BYTES_PER_SECOND_LEAST);
-        let copied =
-            self.node.copy_batch(self.member, Request::Sync, batch.to_vec(), started + patience).await;
+        let copied = self
+            .node
+            .copy_batch(self.member, |_, heads| Request::Sync(heads), batch.to_vec(), started + patience)
+            .await;
         if matches!(copied, Copied::Held { .. }) {
             self.node.0.metrics.sync_keys.inc_by(records as u64);
             self.node.0.metrics.sync_bytes.inc_by(bytes as u64);
@@ -167,7 +196,7 @@ impl Offer<'_> {
 
     fn postpone(&mut self, slots: impl Iterator<Item = Slot>, error: &dyn std::fmt::Display) {
         debug!(member = %self.member, %error, "some slots have to be offered again");
-        self.postponed.add(&slots.collect());
+        self.done.postponed.add(&slots.collect());
     }
 
     /// The member cannot take a record, not even alone.
@@ -182,7 +211,7 @@ impl Offer<'_> {
         }
         // Whatever it has of the key is older, and would be taken for the newest. Best effort.
         let _ = self.node.inquire(self.member, &Request::Forget(vec![(key.clone(), version)])).await;
-        self.left_out.extend(Key::parse(key));
+        self.done.left_out.extend(Key::parse(key));
     }
 }
 
@@ -202,7 +231,8 @@ impl<T> Parts<T> {
 }
 
 /// The records, by index, of which this node has no such or newer version. One that it cannot take it does not want.
-pub(super) fn wanted(node: &Node, theirs: Vec<(Box<str>, Version)>) -> Vec<u32> {
+/// If `only_older`, only of which it has an older one.
+pub(super) fn wanted(node: &Node, theirs: Vec<(Box<str>, Version)>, only_older: bool) -> Vec<u32> {
     let mut wanted = Vec::new();
     for (index, (key, version)) in theirs.into_iter().enumerate() {
         let key = match parse(key) {
@@ -213,7 +243,8 @@ pub(super) fn wanted(node: &Node, theirs: Vec<(Box<str>, Version)>) -> Vec<u32> 
             }
         };
         let held = node.0.store.peek(&key, node.now_ms());
-        if held.is_none_or(|held| held.version() < version || cfg!(feature = "fault-no-versions")) {
+        let is_older = |held: Record| held.version() < version || cfg!(feature = "fault-no-versions");
+        if held.map_or(!only_older, is_older) {
             wanted.push(index as u32);
         }
     }

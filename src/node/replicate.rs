@@ -29,6 +29,8 @@ pub(super) struct Written {
     pub(super) record: Record,
     /// Not all owners have it.
     pub(super) degraded: bool,
+    /// A member that may still answer for it has not got it.
+    missed: bool,
     /// Of a conditional write.
     pub(super) judged: Option<Judged>,
 }
@@ -192,40 +194,50 @@ impl Node {
         let mut free_at_ms = 0;
         for ((member, indexes), copied) in targets.iter().zip(copied) {
             match copied {
-                Copied::Held { ring, stale } => {
+                Copied::Held { ring, bound, stale } => {
                     owed.forgive(member);
                     for (place, &index) in indexes.iter().enumerate() {
                         let slot = written[index].key.slot();
                         // Newer than ours: written at the same time, if we still have authority. If not, others may have
                         // acted in our place while we were stopped, and by another table: ours must not pass for the
                         // later one.
-                        let is_elsewhere = ring != here && placement.ring.owns(member, slot);
-                        let is_stale = stale.contains(&(place as u32));
+                        let is_elsewhere = (ring != here || bound) && placement.ring.owns(member, slot);
+                        let newer = stale.iter().find(|(at, _)| *at == place as u32).map(|(_, held)| *held);
+                        let is_doubtful = is_elsewhere || newer.is_some();
+                        // Even then the newer one must be known here: else it is of a clock far ahead, and hides ours.
+                        let is_hidden =
+                            newer.is_some_and(|newer| !self.holds_since(&written[index].key, newer));
                         let is_mine = || self.has_authority(&placement, slot);
                         let is_lost = match &written[index].judged {
                             // While the fence stands nobody else decides, and it is looked at before the answer.
                             Some(judged) if judged.is_fenced => is_elsewhere,
                             Some(judged) => {
                                 let has_kept = || placement.has_kept_authority_since(judged.at_ms);
-                                (is_elsewhere || is_stale) && !(is_mine() && has_kept())
+                                is_doubtful && !(is_mine() && has_kept())
                             }
-                            None => (is_elsewhere || is_stale) && !is_mine(),
+                            None => is_doubtful && !is_mine(),
                         };
-                        if is_lost {
+                        if is_hidden || is_lost {
                             failed.push((written[index].index, Refusal::Unconfirmed));
                         }
                     }
                 }
-                Copied::Gone | Copied::Rejected(_) | Copied::Late | Copied::Failed => {
+                // Also one whose port refuses connections, which a live one's may: a lease waits, and only once.
+                Copied::Rejected(_) | Copied::Late | Copied::Failed => {
                     for &index in indexes {
+                        written[index].missed = true;
                         written[index].degraded |= placement.ring.owns(member, written[index].key.slot());
                     }
-                    if !matches!(copied, Copied::Gone) {
-                        let lease_end_ms = owed.mark(member);
-                        // A conditional write is fenced, which includes the wait.
-                        if indexes.iter().any(|&index| written[index].judged.is_none()) {
-                            free_at_ms = free_at_ms.max(lease_end_ms);
-                        }
+                    let lease_end_ms = owed.mark(member);
+                    // A conditional write is fenced, which includes the wait for the other owners.
+                    let waits =
+                        |one: &Written| one.judged.is_none() || !placement.ring.owns(member, one.key.slot());
+                    if indexes.iter().any(|&index| waits(&written[index])) {
+                        free_at_ms = free_at_ms.max(lease_end_ms);
+                    }
+                    // Evicted before its slot was dirty, it would leave nothing.
+                    for Written { key, record, .. } in indexes.iter().map(|&index| &written[index]) {
+                        self.0.store.note_given_up(key, record.version(), self.now_ms());
                     }
                 }
             }
@@ -234,10 +246,15 @@ impl Node {
         let degraded = written.iter().filter(|written| written.degraded).count();
         if degraded > 0 {
             self.0.metrics.degraded_writes.inc_by(degraded as u64);
+        }
+        // Also a member that is no owner by this table may answer by the former one.
+        if free_at_ms > 0 {
             let free_at = self.0.started + Duration::from_millis(free_at_ms);
             sleep_until(free_at.min(deadline)).await;
             if free_at > deadline {
-                let late = written.iter().filter(|written| written.degraded && written.judged.is_none());
+                let late = written
+                    .iter()
+                    .filter(|written| written.missed && !(written.degraded && written.judged.is_some()));
                 failed.extend(late.map(|written| (written.index, Refusal::Unconfirmed)));
             }
         }
@@ -247,7 +264,7 @@ impl Node {
 
 impl Written {
     pub(super) fn new(index: usize, key: Key, record: Record, judged: Option<Judged>) -> Written {
-        Written { index, key, record, degraded: false, judged }
+        Written { index, key, record, degraded: false, missed: false, judged }
     }
 }
 

@@ -5,11 +5,11 @@ use tokio::time::Instant;
 
 use super::gather::peeked_to_wire;
 use super::operation::{check_lengths, outcome_to_wire, parse};
-use super::{Node, Operation, Outcome, Stop, join, offer, sync};
+use super::{Node, Operation, Outcome, Stop, digests, handoff, join, offer};
 use crate::link::{
     self, Answer, BATCH_BYTES_MAX, Claim, Load, RecordHead, Refusal, Reply, Request, Room, Weight,
 };
-use crate::model::Observed;
+use crate::model::{Fingerprint, Observed, Version};
 
 pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: Instant) -> Answer {
     let node = node.clone();
@@ -34,7 +34,8 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: In
         Request::Many { operations, claim } => {
             Answer::Later(Box::pin(many(node, operations, claim, value, deadline)))
         }
-        Request::Copy(heads) | Request::Sync(heads) => copies(&node, heads, value),
+        Request::Copy(theirs, heads) => copies(&node, Some(theirs), heads, value),
+        Request::Sync(heads) => copies(&node, None, heads, value),
         Request::Peek { key, ring } => match parse(key) {
             Ok(key) => {
                 let (reply, values) = peeked_to_wire(&key, node.peek_here(&key, ring));
@@ -53,8 +54,13 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: In
             node.answer_later(&sender, question);
             Answer::Never
         }
-        Request::Digests(theirs) => Answer::Now(Reply::Differ(sync::differing(&node, &theirs)), Vec::new()),
-        Request::Versions(theirs) => Answer::Now(Reply::Wanted(offer::wanted(&node, theirs)), Vec::new()),
+        Request::Digests(theirs) => {
+            Answer::Now(Reply::Differ(digests::differing(&node, &theirs)), Vec::new())
+        }
+        Request::Versions(theirs) => {
+            Answer::Now(Reply::Wanted(offer::wanted(&node, theirs, false)), Vec::new())
+        }
+        Request::Older(theirs) => Answer::Now(Reply::Wanted(offer::wanted(&node, theirs, true)), Vec::new()),
         Request::Forget(versions) => {
             let keys = versions.into_iter().filter_map(|(key, version)| Some((parse(key).ok()?, version)));
             keys.for_each(|(key, version)| node.forget_older(&key, version));
@@ -96,7 +102,18 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: In
             (Reply::CalledBack(failed), Vec::new())
         })),
         Request::Goodbye { node_id, boot } => {
-            node.0.goodbyes.lock().insert(node_id, boot);
+            node.note_goodbye(node_id, handoff::Goodbye { boot, has_ended: false });
+            Answer::Now(Reply::Noted, Vec::new())
+        }
+        Request::GiveUp(given_up) => {
+            node.give_up(given_up);
+            copied(&node, Vec::new())
+        }
+        Request::Owe { node_id } => {
+            Answer::Later(Box::pin(async move { (node.take_over(node_id, &value).await, Vec::new()) }))
+        }
+        Request::Farewell { node_id, boot } => {
+            node.note_goodbye(node_id, handoff::Goodbye { boot, has_ended: true });
             Answer::Now(Reply::Noted, Vec::new())
         }
         Request::Leave => {
@@ -124,15 +141,15 @@ fn refused(refusal: Refusal) -> Answer {
     Answer::Now(Reply::Refused(refusal), Vec::new())
 }
 
-fn copies(node: &Node, heads: Vec<RecordHead>, values: Bytes) -> Answer {
-    match node.keep_copies(heads, values) {
+fn copies(node: &Node, theirs: Option<Fingerprint>, heads: Vec<RecordHead>, values: Bytes) -> Answer {
+    match node.keep_copies(theirs, heads, values) {
         Ok(stale) => copied(node, stale),
         Err(refusal) => refused(refusal),
     }
 }
 
-fn copied(node: &Node, stale: Vec<u32>) -> Answer {
-    Answer::Now(Reply::Copied { ring: node.ring().fingerprint(), stale }, Vec::new())
+fn copied(node: &Node, stale: Vec<(u32, Version)>) -> Answer {
+    Answer::Now(Reply::Copied { ring: node.ring().fingerprint(), bound: node.is_bound(), stale }, Vec::new())
 }
 
 async fn many(

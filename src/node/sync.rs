@@ -3,11 +3,12 @@
 //! For each member that may lack something one task compares digests of the dirty slots and offers what it holds of those
 //! that differ; see [`super::offer`]. Rate: each batch is followed by a pause as long as it took, and longer if it was large,
 //! so that requests always find a free half of the link and of the processors. Invariant: a pair is settled only after the
-//! member has acknowledged whatever this node held of the slot when it began, but for what it can never take.
+//! member has acknowledged whatever this node held of the slot when it began, but for what it can never take, and the debts
+//! that go with it; see [`super::debts`].
 //!
 //! [`Ledger`]: crate::model::Ledger
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -16,11 +17,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info};
 
+use super::digests::{by_slot, digest};
 use super::offer::{Heads, Unanswered};
 use super::operation::unexpected;
 use super::{Node, NodeError};
 use crate::link::{Reply, Request};
-use crate::model::{Key, Ledger, NodeId, Slot, SlotSet, Version, mix};
+use crate::model::{Ledger, NodeId, Slot, SlotSet};
 use crate::net::task;
 
 /// Pause before a member that did not acknowledge is tried again.
@@ -93,6 +95,10 @@ impl Node {
         let mut ledger = self.0.ledger.lock();
         let result = change(&mut ledger);
         let is_clean = ledger.is_clean();
+        let watched = ledger.watched();
+        if !(watched.is_empty() && self.0.store.watches_nothing()) {
+            self.0.store.watch(&watched);
+        }
         self.0.clean.send_if_modified(|clean| std::mem::replace(clean, is_clean) != is_clean);
         result
     }
@@ -174,6 +180,8 @@ async fn push(node: Node, member: NodeId) {
             return;
         }
         let mut has_failed = false;
+        // What others out of reach may lack, too.
+        let mut also_owed = SlotSet::empty();
         for shard in 0..node.0.store.shards() {
             let mut here = slots.clone();
             here.retain(|slot| node.0.store.shard_of(slot) == shard);
@@ -191,12 +199,29 @@ async fn push(node: Node, member: NodeId) {
             };
             slots.subtract(&here);
             here.subtract(&postponed);
+            for (_, owed) in node.owed_besides(&member, &here) {
+                here.subtract(&owed);
+                also_owed.add(&owed);
+            }
             node.update_ledger(|ledger| {
                 ledger.settle(&member, &here);
                 ledger.postpone(&member, &postponed);
             });
             if !postponed.is_empty() {
                 node.0.metrics.sync_failures.inc();
+                has_failed = true;
+            }
+        }
+        if !also_owed.is_empty() {
+            // As they are now: more may have been marked.
+            let debts = node.owed_besides(&member, &also_owed);
+            let passed_on = node.pass_on_debts(&member, debts).await;
+            node.update_ledger(|ledger| match &passed_on {
+                Ok(()) => ledger.settle(&member, &also_owed),
+                Err(_) => ledger.postpone(&member, &also_owed),
+            });
+            if let Err(error) = passed_on {
+                debug!(%member, %error, "did not take over what is owed to others");
                 has_failed = true;
             }
         }
@@ -214,6 +239,10 @@ async fn push_slots(
     slots: &SlotSet,
 ) -> Result<SlotSet, NodeError> {
     let mut by_slot = by_slot(node, shard, slots);
+    // After the versions: what is evicted from now on is offered as deleted.
+    if !node.tell_given_up(member, shard, slots, &by_slot).await? {
+        return Ok(slots.clone());
+    }
     if by_slot.is_empty() {
         return Ok(SlotSet::empty());
     }
@@ -229,33 +258,6 @@ async fn push_slots(
     };
     let heads: Heads = differing.iter().filter_map(|slot| by_slot.remove(slot)).flatten().collect();
     Ok(node.offer(member, &heads).await?.postponed)
-}
-
-/// What this node holds of these slots of one shard.
-fn by_slot(node: &Node, shard: usize, slots: &SlotSet) -> BTreeMap<Slot, Heads> {
-    let mut by_slot: BTreeMap<Slot, Heads> = BTreeMap::new();
-    for head in node.0.store.versions_in(shard, |slot| slots.contains(slot), node.now_ms()) {
-        by_slot.entry(head.0.slot()).or_default().push(head);
-    }
-    by_slot
-}
-
-/// The same for the same records in any order.
-fn digest(heads: &[(Key, Version)]) -> u64 {
-    heads.iter().fold(0, |sum: u64, (key, version)| {
-        let stamp = mix::mix(version.time() ^ u64::from(version.node()).rotate_left(32));
-        sum.wrapping_add(mix::hash(stamp, key.as_str().as_bytes()))
-    })
-}
-
-/// The slots in which this node does not hold what the digests say.
-pub(super) fn differing(node: &Node, theirs: &[(Slot, u64)]) -> Vec<Slot> {
-    let asked: SlotSet = theirs.iter().map(|(slot, _)| *slot).collect();
-    let shards: BTreeSet<usize> = asked.iter().map(|slot| node.0.store.shard_of(slot)).collect();
-    let by_slot: BTreeMap<Slot, Heads> =
-        shards.into_iter().flat_map(|shard| by_slot(node, shard, &asked)).collect();
-    let ours = |slot| digest(by_slot.get(&slot).map_or(&[][..], Vec::as_slice));
-    theirs.iter().filter(|(slot, digest)| ours(*slot) != *digest).map(|(slot, _)| *slot).collect()
 }
 
 fn totals(node: &Node) -> SyncReport {

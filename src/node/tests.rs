@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::batch::frames;
 use super::copies::{self, Item};
-use super::offer::{self, question, questions};
+use super::offer::{self, ask, questions};
 use super::operation::{check_lengths, outcome_from_wire, outcome_to_wire, record_from_wire, record_to_wire};
 use super::serve::answers;
 use super::{NewValue, Operation, Outcome};
@@ -90,14 +90,14 @@ fn records() -> impl Strategy<Value = (usize, Vec<(Key, Record)>)> {
 /// Sends records to a peer and gives what arrives there.
 fn arrive(
     batches: Vec<Vec<Item>>,
-    request: fn(Vec<link::RecordHead>) -> Request,
+    request: impl Fn(Vec<link::RecordHead>) -> Request,
     taken: usize,
 ) -> Vec<(Key, Record)> {
     let mut arrived = Vec::new();
     for batch in batches {
         let (heads, values): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         let (request, mut values) = carried(&request(heads), &values, taken).expect("it is sent");
-        let (Request::Copy(heads) | Request::Sync(heads)) = request else { panic!("{request:?}") };
+        let (Request::Copy(_, heads) | Request::Sync(heads)) = request else { panic!("{request:?}") };
         check_lengths(heads.iter().map(link::RecordHead::value_bytes), &values).unwrap();
         arrived.extend(heads.into_iter().map(|head| record_from_wire(head, &mut values).unwrap()));
     }
@@ -108,7 +108,7 @@ fn synced(records: &[(Key, Record)], taken: usize) -> Vec<(Key, Record)> {
     let heads: Vec<_> = records.iter().map(|(key, record)| (key.clone(), record.version())).collect();
     let mut asked = 0;
     for some in questions(&heads) {
-        let (request, _) = carried(&question(&some), &[], taken).expect("it is asked");
+        let (request, _) = carried(&ask(Request::Versions, &some), &[], taken).expect("it is asked");
         let Request::Versions(versions) = request else { panic!("{request:?}") };
         let all = Reply::Wanted((0..versions.len() as u32).collect());
         assert!(carried(&all, &[], taken).is_some(), "it is answered");
@@ -129,7 +129,7 @@ fn synced(records: &[(Key, Record)], taken: usize) -> Vec<(Key, Record)> {
 fn copied(records: &[(Key, Record)], taken: usize) -> Vec<(Key, Record)> {
     let items = records.iter().map(|(key, record)| record_to_wire(key, record.clone()));
     let batches = cut(items, copies::ROOM, |(head, value)| Weight::of(head, value.len()));
-    arrive(batches, Request::Copy, taken)
+    arrive(batches, |heads| Request::Copy(claim().ring, heads), taken)
 }
 
 /// What a batch of reads gives, each by itself.
@@ -237,7 +237,9 @@ fn the_most_of_the_longest_of_everything_fits() {
     assert!(carried(&Request::Digests(digests), &[], taken).is_some());
     assert!(carried(&Reply::Differ(slots), &[], taken).is_some());
     let ring = claim().ring;
-    assert!(carried(&Reply::Copied { ring, stale: (0..10_000).collect() }, &[], taken).is_some());
+    let held = Version::new(u64::MAX, u32::MAX);
+    let stale = (0..10_000).map(|index| (index, held)).collect();
+    assert!(carried(&Reply::Copied { ring, bound: true, stale }, &[], taken).is_some());
     // As many tags as the longest headers hold that a node can be told to take.
     let tags = vec![Version::new(u64::MAX, u32::MAX); (1 << 20) / 28];
     let value = NewValue { value: value(1), content_type: None, ttl: None };

@@ -64,6 +64,23 @@ impl Node {
         node
     }
 
+    /// Starts a node by a command that becomes it, once `begun` has done for that process what it waits for.
+    pub(crate) fn start_through(
+        mut command: Command,
+        begun: impl FnOnce(u32),
+        id: &str,
+        listen: SocketAddr,
+        flags: &[&str],
+    ) -> Node {
+        let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
+        command.arg(env!("CARGO_BIN_EXE_shoal")).args(arguments(id, listen, &flags));
+        let process = Process::of(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+        begun(process.id());
+        let mut node = Node { id: id.into(), address: listen, flags, process, running: true };
+        node.wait_for_port();
+        node
+    }
+
     fn wait_for_port(&mut self) {
         let log = self.process.log().clone();
         let started = poll(PATIENCE, || {

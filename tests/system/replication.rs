@@ -185,6 +185,37 @@ fn a_rebalance_finds_what_is_missing_and_says_so() {
 }
 
 #[test]
+fn an_older_version_that_nobody_knows_of_is_found_by_comparing() {
+    // A store of one shard is compared every five seconds.
+    let cluster = Cluster::start_with(2, &["--max-memory", "8MiB", "--max-value-size", "1MiB"]);
+    cluster[1].put("differs", "old");
+    let path = "/internal/cache/differs";
+    let headers = [("content-type", "application/json")];
+    // Its owner's own store, and only that.
+    assert_eq!(cluster[1].request("PUT", path, &headers, br#"{"value": "new"}"#).status, 200);
+    let held = |number: usize| cluster[number].get(path).expect(200)["value"].clone();
+    assert_eq!((held(1), held(2)), (json!("new"), json!("old")));
+    cluster.wait_until("the other owner has the newer one", PATIENCE, || held(2) == "new");
+}
+
+#[test]
+fn what_is_written_to_a_node_that_does_not_own_it_gets_to_its_owners() {
+    let cluster = Cluster::start(4);
+    let is_foreign = |key: &String| !cluster.owners_of(key).contains(&"n1".to_owned());
+    let keys: Vec<_> = (0..40).map(key).filter(is_foreign).collect();
+    assert!(keys.len() > 5, "n1 owns nearly all");
+    let headers = [("content-type", "application/json")];
+    for key in &keys {
+        let path = format!("/internal/cache/{key}");
+        let body = json!({"value": "alone"}).to_string();
+        assert_eq!(cluster[1].request("PUT", &path, &headers, body.as_bytes()).status, 200);
+    }
+    cluster.wait_until("their owners hold them", PATIENCE, || {
+        keys.iter().all(|key| holders(&cluster[1], key).len() == 2)
+    });
+}
+
+#[test]
 fn a_second_signal_ends_a_stopping_node_at_once() {
     let mut cluster = Cluster::start(2);
     fill(&cluster[1]);

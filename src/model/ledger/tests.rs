@@ -106,6 +106,25 @@ fn a_write_that_was_missed_waits_for_the_last_lease_of_this_process_or_the_one_b
     assert_eq!(ledger.lease_end(&id("b")), 5000 + Ledger::LEASE_MS + 1);
 }
 
+#[test]
+fn a_leaver_keeps_what_it_owes_to_one_that_it_cannot_reach() {
+    let (all, left, reached) = (ring(&["a", "b", "c", "d"]), ring(&["b", "c", "d"]), ring(&["c", "d"]));
+    let slot = Slot::all().find(|slot| all.owns(&id("a"), *slot) && all.owns(&id("b"), *slot)).unwrap();
+    let mut ledger = Ledger::default();
+    ledger.mark(slot, &id("b"));
+    let here: SlotSet = [slot].into_iter().collect();
+    let to_b = vec![(id("b"), here.clone())];
+    assert_eq!(ledger.owed_besides(&id("c"), &here, |_| false), []);
+    assert_eq!(ledger.owed_besides(&id("c"), &here, |_| true), to_b);
+    assert_eq!(ledger.owed_besides(&id("b"), &here, |_| true), []);
+    for (old, new) in [(&all, &left), (&left, &reached)] {
+        ledger.leave_behind(new);
+        ledger.change_table(&id("a"), old, new);
+    }
+    assert!(!ledger.dirty_for(&id("b")).contains(slot), "it is none of its members");
+    assert_eq!(ledger.owed_besides(&id("c"), &here, |_| false), to_b);
+}
+
 proptest! {
     /// Whoever leaves or joins: each owner of a slot that did not own it before is told so by every former owner.
     #[test]

@@ -63,13 +63,14 @@ impl Entries {
         self.lru.iter().rev().map(|(item, ())| item)
     }
 
-    /// Adds an item whose key is not there and which costs no more than [`Entries::item_bytes_max`].
-    pub(super) fn insert(&mut self, item: Item) -> Evicted {
+    /// Adds an item whose key is not there and which costs no more than [`Entries::item_bytes_max`]. Tells of each that goes.
+    pub(super) fn insert(&mut self, item: Item, mut tell: impl FnMut(&Item)) -> Evicted {
         let cost = item.cost();
-        let mut evicted = self.evict_while(|entries| entries.bytes_with_one_more(cost) > entries.budget);
+        let is_over = |entries: &Entries| entries.bytes_with_one_more(cost) > entries.budget;
+        let mut evicted = self.evict_while(is_over, &mut tell);
         self.push(item);
         // Leftovers of removed entries can have made the table grow when its length did not ask for it.
-        evicted += self.evict_while(|entries| entries.bytes() > entries.budget);
+        evicted += self.evict_while(|entries| entries.bytes() > entries.budget, &mut tell);
         evicted
     }
 
@@ -109,10 +110,11 @@ impl Entries {
         self.items_bytes + cost + cost::table(buckets)
     }
 
-    fn evict_while(&mut self, over: impl Fn(&Entries) -> bool) -> Evicted {
+    fn evict_while(&mut self, over: impl Fn(&Entries) -> bool, mut tell: impl FnMut(&Item)) -> Evicted {
         let mut evicted = Evicted::default();
         while over(self) {
             let Some((item, ())) = self.lru.pop_lru() else { break };
+            tell(&item);
             evicted += Evicted { entries: 1, bytes: self.forget(&item), tombstones: 0 };
             self.shrink();
         }

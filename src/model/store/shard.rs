@@ -3,12 +3,21 @@
 //! Does not lock: the store holds one lock a shard. Invariants: no key has both an item and a tombstone, and what a shard
 //! answers does not depend on when what is over is freed: an item whose time is over counts as the tombstone it leaves.
 
-use super::{Current, Evicted, Lookup, Put, Swept, entries::Entries, item::Item, tombstones::Tombstones};
+use std::sync::Arc;
+
+use super::{
+    Current, Evicted, Lookup, Put, Swept,
+    entries::Entries,
+    floors::{Floors, Watched},
+    item::Item,
+    tombstones::Tombstones,
+};
 use crate::model::{Key, Record, Slot, Tombstone, Version, entry::is_over};
 
 pub(super) struct Shard {
     entries: Entries,
     tombstones: Tombstones,
+    floors: Floors,
 }
 
 /// What is to be kept under a key.
@@ -30,9 +39,10 @@ impl New {
 const TOMBSTONES_SHARE: usize = 32;
 
 impl Shard {
-    pub(super) fn new(budget: usize, hash_seed: u64) -> Shard {
+    pub(super) fn new(budget: usize, hash_seed: u64, watched: Arc<Watched>) -> Shard {
         let entries = Entries::new(Shard::entries_budget(budget), hash_seed);
-        Shard { entries, tombstones: Tombstones::new(budget / TOMBSTONES_SHARE) }
+        let tombstones = Tombstones::new(budget / TOMBSTONES_SHARE);
+        Shard { entries, tombstones, floors: Floors::new(budget, watched) }
     }
 
     /// The dearest item that fits a shard of that budget.
@@ -64,7 +74,7 @@ impl Shard {
                 let item = self.entries.take(key);
                 Lookup::Expired { evicted: item.map(|item| self.bury(&item, now_ms)).unwrap_or_default() }
             }
-            None => match self.tombstones.get(key, now_ms) {
+            None => match self.absent(key, now_ms) {
                 Some(tombstone) => Lookup::Deleted(tombstone.version),
                 None => Lookup::Miss,
             },
@@ -73,14 +83,39 @@ impl Shard {
 
     pub(super) fn peek(&self, key: &Key, now_ms: u64) -> Option<Record> {
         let key = key.as_str().as_bytes();
-        let tombstone = || self.tombstones.get(key, now_ms).map(Record::Tombstone);
+        let tombstone = || self.absent(key, now_ms).map(Record::Tombstone);
         self.entries.peek(key, |item| record_of(item, now_ms)).unwrap_or_else(tombstone)
     }
 
     pub(super) fn current(&self, key: &Key, now_ms: u64) -> Option<Current> {
         let key = key.as_str().as_bytes();
-        let tombstone = || self.tombstones.get(key, now_ms).map(Current::from);
+        let tombstone = || self.absent(key, now_ms).map(Current::from);
         self.entries.peek(key, |item| current_of(item, now_ms)).unwrap_or_else(tombstone)
+    }
+
+    /// What is remembered of a key that has no item: its tombstone, or what its slot's floor is for it.
+    fn absent(&self, key: &[u8], now_ms: u64) -> Option<Tombstone> {
+        let tombstone = self.tombstones.get(key, now_ms);
+        let Some(version) = self.floors.get(key) else { return tombstone };
+        if tombstone.is_some_and(|tombstone| tombstone.version >= version) {
+            return tombstone;
+        }
+        Some(Tombstone { version, expires_at_ms: now_ms.saturating_add(Tombstone::LIFE_MS) })
+    }
+
+    pub(super) fn floors(&self) -> &Floors {
+        &self.floors
+    }
+
+    pub(super) fn forget_unwatched(&mut self) {
+        self.floors.forget_unwatched();
+    }
+
+    /// Notes that a record was given up, unless something as new is here.
+    pub(super) fn note_given_up(&mut self, key: &Key, version: Version, now_ms: u64) {
+        if self.current(key, now_ms).is_none_or(|current| current.version < version) {
+            self.floors.note(key.as_str().as_bytes(), version);
+        }
     }
 
     /// An item must cost no more than [`Shard::item_bytes_max`].
@@ -102,7 +137,10 @@ impl Shard {
         self.tombstones.remove(key);
         let evicted = match new {
             New::Item(item) if is_over(item.expires_at_ms(), now_ms) => self.bury(&item, now_ms),
-            New::Item(item) => return self.entries.insert(item),
+            New::Item(item) => {
+                let floors = &mut self.floors;
+                return self.entries.insert(item, |gone| floors.note(gone.key(), gone.version()));
+            }
             New::Tombstone(tombstone) => self.remember(key, tombstone.standing(now_ms), now_ms),
         };
         self.entries.shrink();
@@ -150,7 +188,9 @@ impl Shard {
     }
 
     fn remember(&mut self, key: &[u8], tombstone: Option<Tombstone>, now_ms: u64) -> Evicted {
-        let lost = tombstone.map_or(0, |tombstone| self.tombstones.put(key, tombstone, now_ms));
+        let (tombstones, floors) = (&mut self.tombstones, &mut self.floors);
+        let tell = |key: &[u8], version| floors.note(key, version);
+        let lost = tombstone.map_or(0, |tombstone| tombstones.put(key, tombstone, now_ms, tell));
         Evicted { tombstones: lost, ..Evicted::default() }
     }
 }

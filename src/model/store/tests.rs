@@ -376,3 +376,49 @@ fn small_entries_make_way_for_large_ones_and_so_does_their_table() {
     assert!(store.peek(&key(0), NOW).is_some());
     assert!(store.bytes() <= 1 << 20);
 }
+
+fn slots(numbers: impl IntoIterator<Item = usize>) -> SlotSet {
+    numbers.into_iter().map(|number| key(number).slot()).collect()
+}
+
+#[test]
+fn an_eviction_from_a_watched_slot_leaves_nothing_older_visible() {
+    let store = store(64 << 10);
+    let big = |time| Entry { version: at(NOW + time), ..entry(time, 8000) };
+    store.watch(&slots([1]));
+    put(&store, 1, big(50));
+    for number in 2..20 {
+        put(&store, number, big(100));
+    }
+    assert_eq!(store.get(&key(1), NOW), Lookup::Deleted(at(NOW + 50)));
+    assert_eq!(store.peek(&key(1), NOW).map(|record| record.version()), Some(at(NOW + 50)));
+    assert_eq!(put(&store, 1, big(49)), Put::Stale { held: at(NOW + 50) });
+    // Of others nothing is remembered.
+    assert_eq!((store.get(&key(2), NOW), store.get(&key(3), NOW)), (Lookup::Miss, Lookup::Miss));
+    assert_eq!(store.floors(0, &SlotSet::full()), [(key(1).slot(), at(NOW + 50))]);
+    assert!(matches!(put(&store, 1, big(51)), Put::Stored { .. }));
+    store.watch(&SlotSet::empty());
+    assert_eq!(store.floors(0, &SlotSet::full()), []);
+    assert!(store.watches_nothing());
+}
+
+#[test]
+fn a_lost_tombstone_and_a_version_given_up_leave_a_floor_where_something_is_watched() {
+    let store = store(64 << 10);
+    store.watch(&SlotSet::full());
+    for number in 0..100 {
+        let deleted = tombstone(at(NOW + number as u64));
+        store.put_if_newer(&key(number), deleted, NOW + 200).unwrap();
+    }
+    assert!(store.tombstones() < 100);
+    for number in 0..100 {
+        let older = Entry { version: at(NOW - 1), ..entry(1, 10) };
+        assert!(matches!(put(&store, number, older), Put::Stale { .. }), "{number}");
+    }
+    let new = Entry { version: at(NOW + 300), ..entry(1, 10) };
+    put(&store, 200, new.clone());
+    assert!(store.give_up_version(&key(200), new.version, NOW));
+    assert_eq!(store.get(&key(200), NOW), Lookup::Deleted(new.version));
+    store.note_given_up(&key(300), at(NOW + 400), NOW);
+    assert_eq!(store.get(&key(300), NOW), Lookup::Deleted(at(NOW + 400)));
+}

@@ -48,8 +48,15 @@ impl Tombstones {
         standing.map(|(key, tombstone)| (&**key, tombstone.version))
     }
 
-    /// Remembers a key and says how many that still stood had to be forgotten early for it; it may be among them itself.
-    pub(super) fn put(&mut self, key: &[u8], tombstone: Tombstone, now_ms: u64) -> usize {
+    /// Remembers a key and says how many that still stood had to be forgotten early for it, and tells of each; it may be among
+    /// them itself.
+    pub(super) fn put(
+        &mut self,
+        key: &[u8],
+        tombstone: Tombstone,
+        now_ms: u64,
+        mut tell: impl FnMut(&[u8], Version),
+    ) -> usize {
         self.remove(key);
         let key: Arc<[u8]> = key.into();
         self.bytes += cost::tombstone(key.len());
@@ -57,9 +64,12 @@ impl Tombstones {
         self.by_key.insert(key, tombstone);
         let mut lost = 0;
         while self.bytes > self.budget
-            && let Some(end) = self.remove_first()
+            && let Some((key, first)) = self.remove_first()
         {
-            lost += usize::from(!is_over(Some(end), now_ms));
+            if !is_over(Some(first.expires_at_ms), now_ms) {
+                lost += 1;
+                tell(&key, first.version);
+            }
         }
         lost
     }
@@ -86,11 +96,10 @@ impl Tombstones {
         is_over && self.remove_first().is_some()
     }
 
-    /// Forgets the one that ends first, and says when that is.
-    fn remove_first(&mut self) -> Option<u64> {
-        let (end, key) = self.by_end.pop_first()?;
-        self.by_key.remove(&key);
+    /// Forgets the one that ends first.
+    fn remove_first(&mut self) -> Option<(Arc<[u8]>, Tombstone)> {
+        let (_, key) = self.by_end.pop_first()?;
         self.bytes -= cost::tombstone(key.len());
-        Some(end)
+        self.by_key.remove_entry(&key)
     }
 }

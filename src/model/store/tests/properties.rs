@@ -198,6 +198,39 @@ proptest! {
             prop_assert_eq!(there, listed.get(&key(number)).copied());
         }
     }
+
+    /// With so little room that nearly everything is evicted, and few floors: of a slot that was watched all the time nothing
+    /// older than the newest ever is visible, nor accepted.
+    #[test]
+    fn no_older_version_follows_in_a_watched_slot_whatever_is_evicted(
+        steps in prop::collection::vec((0..40_usize, 0..100_u64, kind(), 0..8_u8), 1..400),
+    ) {
+        let store = store(40_000);
+        let watched = slots(0..20);
+        store.watch(&watched);
+        let mut newest = HashMap::<usize, Version>::new();
+        let now = NOW + 100;
+        for (number, ms, kind, call) in steps {
+            match call {
+                0 => drop(store.sweep(now, 5)),
+                1 => drop(store.get(&key(number), now)),
+                _ => {
+                    let new = record(ms, kind);
+                    let version = new.version();
+                    let put = store.put_if_newer(&key(number), new, now).unwrap();
+                    let before = newest.entry(number).or_insert(version);
+                    if watched.contains(key(number).slot()) && matches!(put, Put::Stored { .. }) {
+                        prop_assert!(*before <= version, "{version} over {before}");
+                    }
+                    *before = version.max(*before);
+                }
+            }
+            for (number, version) in newest.iter().filter(|(number, _)| watched.contains(key(**number).slot())) {
+                let there = store.peek(&key(*number), now).map(|record| record.version());
+                prop_assert!(there.is_some_and(|there| there >= *version));
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
