@@ -81,6 +81,11 @@ pub(crate) fn drop_connections_between(cluster: &mut Cluster, number: usize, oth
     add_rule(cluster, number, "OUTPUT", &["-p", "tcp", "-d", &ip, "-j", "DROP"]);
 }
 
+/// Everything passes again.
+pub(crate) fn mend(cluster: &mut Cluster, number: usize) {
+    run_at(cluster, number, &["iptables", "-F"]);
+}
+
 fn add_rule(cluster: &mut Cluster, number: usize, chain: &str, rule: &[&str]) {
     run_at(cluster, number, &[&["iptables", "-A", chain], rule].concat());
 }
