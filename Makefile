@@ -40,7 +40,7 @@ advisories: ## What RustSec knows of the crates that are built on; needs cargo-d
 unit: ## Unit, property, system and documentation tests
 	$(CARGO) test --locked
 
-simulate: ## Whole clusters on a simulated network: SEEDS=5000 of them, or one with its logs, SEED=17
+simulate: ## Whole clusters on a simulated network: SEEDS=5000 new ones, or one with its logs, SEED=17
 	$(CARGO) test --locked --features sim --test simulation -- --nocapture
 
 # A seed that fails anyhow proves nothing, so that those of an unbroken node have to pass first.
@@ -49,7 +49,7 @@ FAULTS := no-tombstones early-drop no-versions restart-is-renewal hasty-bootstra
 prove: simulate ## Break the node on purpose, in five ways, and see that the simulation finds each
 	@for fault in $(FAULTS); do \
 	  echo "fault-$$fault:"; \
-	  if SEEDS=$(or $(SEEDS),200) UNTIL_FAILURE=1 $(CARGO) test --locked --features sim,fault-$$fault \
+	  if FIRST=$(or $(FIRST),0) SEEDS=$(or $(SEEDS),200) UNTIL_FAILURE=1 $(CARGO) test --locked --features sim,fault-$$fault \
 	    --test simulation promises -- --nocapture >target/prove-$$fault.log 2>&1; \
 	  then echo "  NOT FOUND"; exit 1; \
 	  elif ! grep -aE "^[0-9]+ seeds in" -A4 target/prove-$$fault.log; \

@@ -4,6 +4,8 @@
 //! [`Process`], which hands itself on to the tasks that it starts. Cuts, latency and time are the test's affair. Invariant:
 //! a task of a process that does not run is not polled.
 
+mod tcp;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
@@ -16,20 +18,12 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 pub(super) use turmoil::net::lookup_host;
-pub use turmoil::net::{TcpListener, TcpStream};
+
+pub use self::tcp::{TcpListener, TcpStream, first_byte};
 
 tokio::task_local! {
     /// The process whose task is being polled.
     static CURRENT: Process;
-}
-
-/// The first byte that arrives; see the real one.
-///
-/// # Errors
-/// When the connection breaks.
-pub async fn first_byte(stream: &mut TcpStream) -> io::Result<Option<u8>> {
-    let mut first = [0];
-    Ok((stream.peek(&mut first).await? == 1).then_some(first[0]))
 }
 
 /// One simulated process. Clones share it.
@@ -42,6 +36,8 @@ struct State {
     wakers: BTreeMap<u64, Waker>,
     tasks_started: u64,
     datagrams: DatagramFaults,
+    /// The hosts that reset whatever this process calls at their port.
+    refusing: BTreeSet<IpAddr>,
     random: StdRng,
 }
 
@@ -74,6 +70,7 @@ impl Process {
             wakers: BTreeMap::new(),
             tasks_started: 0,
             datagrams: DatagramFaults::default(),
+            refusing: BTreeSet::new(),
             random: StdRng::seed_from_u64(seed),
         })))
     }
@@ -106,16 +103,32 @@ impl Process {
         self.0.lock().datagrams = faults;
     }
 
+    /// From now on these hosts answer what this process sends to a port of theirs with a reset, as a firewall's rule may do in
+    /// the name of a process that runs.
+    pub fn set_refusing(&self, refusing: BTreeSet<IpAddr>) {
+        self.change(|state| state.refusing = refusing);
+    }
+
     fn turn(&self, run: Run) {
+        self.change(|state| {
+            if state.run != Run::Killed {
+                state.run = run;
+            }
+        });
+    }
+
+    /// Changes what its tasks may do, and has all of them look.
+    fn change(&self, change: impl FnOnce(&mut State)) {
         let wakers: Vec<Waker> = {
             let mut state = self.0.lock();
-            if state.run == Run::Killed {
-                return;
-            }
-            state.run = run;
+            change(&mut state);
             state.wakers.values().cloned().collect()
         };
         wakers.into_iter().for_each(Waker::wake);
+    }
+
+    fn is_refused_by(&self, host: IpAddr) -> bool {
+        self.0.lock().refusing.contains(&host)
     }
 
     /// How the process is, and who is to be told when that changes.

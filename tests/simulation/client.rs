@@ -57,21 +57,31 @@ impl Client {
         let octets = (CONTENT_TYPE, "application/octet-stream".to_string());
         let asked = match action {
             Action::Get => self.get(node, &path).await,
-            Action::Put(value) => self.ask(node, Method::PUT, &path, &[octets], value).await,
+            Action::Put(value) => {
+                self.ask(node, Method::PUT, &path, &[octets], &self.access.pad(value)).await
+            }
             Action::Lend(value, ttl) => {
-                self.ask(node, Method::PUT, &format!("{path}?ttl={ttl}"), &[octets], value).await
+                self.ask(node, Method::PUT, &format!("{path}?ttl={ttl}"), &[octets], &self.access.pad(value))
+                    .await
             }
             Action::Create(value) => {
-                self.ask(node, Method::PUT, &path, &[octets, (IF_NONE_MATCH, "*".into())], value).await
+                self.ask(
+                    node,
+                    Method::PUT,
+                    &path,
+                    &[octets, (IF_NONE_MATCH, "*".into())],
+                    &self.access.pad(value),
+                )
+                .await
             }
             Action::Replace(value, version) => {
                 let condition = (IF_MATCH, format!("\"{version}\""));
-                self.ask(node, Method::PUT, &path, &[octets, condition], value).await
+                self.ask(node, Method::PUT, &path, &[octets, condition], &self.access.pad(value)).await
             }
             Action::Delete => self.ask(node, Method::DELETE, &path, &[], "").await,
         };
         match asked {
-            Ok(answer) => to_outcome(action, answer),
+            Ok(answer) => to_outcome(action, answer, &self.access),
             Err(Failure::NotSent) => Outcome::NotSent,
             Err(Failure::Unknown(reason)) => Outcome::Unknown(reason),
         }
@@ -142,8 +152,8 @@ fn unknown(error: impl std::fmt::Display) -> Failure {
     Failure::Unknown(error.to_string())
 }
 
-fn to_outcome(action: &Action, answer: Answer) -> Outcome {
-    let text = || String::from_utf8_lossy(&answer.body).into_owned();
+fn to_outcome(action: &Action, answer: Answer, access: &Access) -> Outcome {
+    let text = || access.unpad(&answer.body);
     match (action, answer.status) {
         (Action::Get, 200) => Outcome::Found { value: text(), version: answer.etag },
         (Action::Get, 404) => Outcome::Missing,

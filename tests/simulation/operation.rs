@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::schedule::At;
+
 /// A moment: milliseconds since the load began, and a place in the order of all events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Moment {
@@ -83,6 +85,14 @@ impl Operation {
         }
     }
 
+    /// The version that it made, as far as it is known.
+    pub(crate) fn made(&self) -> Option<&str> {
+        match self.outcome() {
+            Some(Outcome::Stored { version }) => Some(version),
+            _ => None,
+        }
+    }
+
     /// When it was acknowledged, if it is a write that was.
     pub(crate) fn acknowledged(&self) -> Option<Moment> {
         match &self.end {
@@ -104,6 +114,12 @@ impl Operation {
         conditional && matches!(self.outcome(), Some(Outcome::Unknown(text)) if says_so(text))
     }
 
+    /// Whether it comes before `other` for everybody: it was over when that began, or its version says so.
+    pub(crate) fn is_before(&self, other: &Operation) -> bool {
+        let by_version = || Some(self.made()? < other.made()?);
+        self.is_older_than(other) || by_version().unwrap_or(false)
+    }
+
     /// Whether it was certainly over before `other` began. One with an unknown outcome may still happen.
     pub(crate) fn is_older_than(&self, other: &Operation) -> bool {
         self.acknowledged().is_some_and(|at| at < other.start)
@@ -122,6 +138,11 @@ impl Operation {
 
     pub(crate) fn is_write_of(&self, key: usize) -> bool {
         self.key == key && self.action != Action::Get
+    }
+
+    pub(crate) fn at(&self) -> At {
+        let (start_ms, end_ms) = self.span();
+        At { node: self.node, start_ms, end_ms }
     }
 
     pub(crate) fn span(&self) -> (u64, u64) {

@@ -1,18 +1,25 @@
 //! What clients did and saw, and whether that may be.
 //!
 //! Operations are ordered by a counter, as all clients share one host: an operation that ended before another began is
-//! older. Versions are compared as text, which orders them. Invariant: nothing here looks at the cluster.
+//! older. What is checked of one key is in `record/order.rs`. Invariant: nothing here looks at the cluster.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod order;
+
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::AddAssign;
 
 use crate::operation::{Action, Moment, Operation, Outcome};
-use crate::schedule::Schedule;
+use crate::schedule::{At, Schedule};
 
 /// How long a node may take for an answer: its own deadline, and a little for the way.
 pub(crate) const ANSWER_MS_MAX: u64 = 2_500;
+
+/// How long after its beginning a write is on its way from the node that was asked to the one that does it, and among how
+/// many of the latest operations it is.
+const FORWARDED_MS: std::ops::RangeInclusive<u64> = 2..=5;
+const FORWARDED_MAX: usize = 32;
 
 /// Something that must not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +75,15 @@ impl History {
         self.operations[operation].end = Some((at, outcome));
     }
 
+    /// Whether a write of `key` is on its way to these nodes from another one.
+    pub(crate) fn is_forwarded(&self, key: usize, nodes: &[usize], now_ms: u64) -> bool {
+        let latest = self.operations.iter().rev().take(FORWARDED_MAX);
+        let mut writes = latest.filter(|one| one.is_write_of(key) && one.end.is_none());
+        writes.any(|one| {
+            !nodes.contains(&one.node) && (FORWARDED_MS.contains(&now_ms.saturating_sub(one.start.ms)))
+        })
+    }
+
     /// A number that tells two histories apart.
     pub(crate) fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
@@ -87,10 +103,18 @@ impl History {
         )
     }
 
+    fn of(&self, key: usize) -> Vec<&Operation> {
+        self.operations.iter().filter(|operation| operation.key == key).collect()
+    }
+
     /// Everything in it that must not be.
     pub(crate) fn check(&self, schedule: &Schedule) -> Vec<Violation> {
         let keys: BTreeSet<usize> = self.operations.iter().map(|operation| operation.key).collect();
-        let mut found: Vec<_> = keys.into_iter().flat_map(|key| self.check_key(key, schedule)).collect();
+        let of_key = |key| {
+            let found = order::check(&self.of(key), schedule);
+            found.into_iter().map(move |what| Violation { key, what })
+        };
+        let mut found: Vec<_> = keys.into_iter().flat_map(of_key).collect();
         found.extend(self.check_answers(schedule));
         found
     }
@@ -106,7 +130,7 @@ impl History {
                 Some(Outcome::NotAdmitted) => !schedule.has_just_started(operation.node, start),
                 outcome => matches!(outcome, Some(Outcome::Unknown(_) | Outcome::NotSent)),
             };
-            let is_excused = schedule.is_too_much(start, up_to)
+            let is_excused = schedule.may_fail(At { end_ms: up_to, ..operation.at() })
                 || operation.is_in_doubt() && schedule.is_felt(start, up_to);
             let what = match (is_late, is_error && !is_excused) {
                 _ if !schedule.was_up(operation.node, start, up_to) => return None,
@@ -119,38 +143,6 @@ impl History {
         wrong.collect()
     }
 
-    fn check_key(&self, key: usize, schedule: &Schedule) -> Vec<Violation> {
-        let operations: Vec<_> = self.operations.iter().filter(|operation| operation.key == key).collect();
-        let writes: Vec<_> = operations.iter().copied().filter(|one| one.is_write_of(key)).collect();
-        let mut found = Vec::new();
-        let mut values: BTreeMap<&str, &str> = BTreeMap::new();
-        for operation in &operations {
-            let Some((version, value)) = operation.version() else { continue };
-            let other = values.insert(version, value);
-            if other.is_some_and(|other| other != value) {
-                found.push(format!("two values of one version, the other is {other:?}: {operation}"));
-            }
-        }
-        for operation in &operations {
-            let result = match (&operation.action, operation.outcome()) {
-                (Action::Get, Some(Outcome::Found { value, .. })) => {
-                    check_value(operation, value, &writes, schedule)
-                }
-                // What was created was missing, and what was replaced was there: as if it had been read.
-                (Action::Get, Some(Outcome::Missing)) | (Action::Create(_), Some(Outcome::Stored { .. })) => {
-                    check_miss(operation, &writes, schedule)
-                }
-                (Action::Replace(_, version), Some(Outcome::Stored { .. })) => {
-                    let replaced = values.get(version.as_str()).copied().unwrap_or_default();
-                    check_value(operation, replaced, &writes, schedule)
-                }
-                _ => Ok(()),
-            };
-            found.extend(result.err());
-        }
-        found.into_iter().map(|what| Violation { key, what }).collect()
-    }
-
     /// How much of it was checked strictly.
     pub(crate) fn count(&self, schedule: &Schedule) -> Count {
         let mut count = Count { operations: self.operations.len(), ..Count::default() };
@@ -161,7 +153,7 @@ impl History {
             if read.action == Action::Get {
                 let writes: Vec<_> = self.operations.iter().filter(|one| one.is_write_of(read.key)).collect();
                 count.reads += 1;
-                count.strict_reads += usize::from(must_see(read, &writes, schedule).next().is_some());
+                count.strict_reads += usize::from(order::must_see(read, &writes, schedule).next().is_some());
             }
         }
         count
@@ -179,61 +171,6 @@ impl History {
         });
         stored.max()
     }
-}
-
-/// A write that the read must show, or something not older.
-fn must_see<'a>(
-    read: &'a Operation,
-    writes: &'a [&Operation],
-    schedule: &'a Schedule,
-) -> impl Iterator<Item = &'a Operation> {
-    writes
-        .iter()
-        .copied()
-        .filter(move |write| write.is_older_than(read) && schedule.must_see(write.span(), read.span()))
-}
-
-fn check_value(
-    read: &Operation,
-    value: &str,
-    writes: &[&Operation],
-    schedule: &Schedule,
-) -> Result<(), String> {
-    let Some(origin) = writes.iter().find(|write| write.action.value() == Some(value)) else {
-        return Err(format!("a value that was never written: {read}"));
-    };
-    if !origin.may_be_done() {
-        return Err(format!("a value whose writing was refused: {read}\n  {origin}"));
-    }
-    if read.end.as_ref().is_some_and(|(end, _)| *end < origin.start) {
-        return Err(format!("a value from the future: {read}\n  {origin}"));
-    }
-    let is_timely = !schedule.has_skew() && schedule.must_see(origin.span(), read.span());
-    if is_timely && origin.must_be_over_at(read.start.ms) {
-        return Err(format!("its time to live was over: {read}\n  {origin}"));
-    }
-    match must_see(read, writes, schedule).find(|newer| origin.is_older_than(newer)) {
-        None => Ok(()),
-        Some(newer) if newer.action == Action::Delete => {
-            Err(format!("deleted, yet it is back: {read}\n  {origin}\n  {newer}"))
-        }
-        Some(newer) => Err(format!("stale: {read}\n  {origin}\n  {newer}")),
-    }
-}
-
-fn check_miss(read: &Operation, writes: &[&Operation], schedule: &Schedule) -> Result<(), String> {
-    let is_gone = |write: &Operation| match write.action {
-        Action::Delete => true,
-        Action::Lend(..) => schedule.has_skew() || write.may_be_over_at(read.span().1),
-        _ => false,
-    };
-    let lost = must_see(read, writes, schedule).filter(|write| !is_gone(write)).find(|put| {
-        !writes.iter().any(|write| {
-            let began = read.end.as_ref().is_some_and(|(end, _)| write.start < *end);
-            is_gone(write) && write.may_be_done() && began && !write.is_older_than(put)
-        })
-    });
-    lost.map_or(Ok(()), |put| Err(format!("acknowledged, yet a miss: {read}\n  {put}")))
 }
 
 #[cfg(test)]

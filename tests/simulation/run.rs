@@ -1,22 +1,23 @@
 //! One simulation from its seed to its verdict: form a cluster, load it while it breaks, heal it, look at what is left.
 
+mod aftermath;
+
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::Value;
 use shoal::net::DatagramFaults;
 use tokio::time::{Duration, sleep};
 
-use crate::client::{Answer, Client};
+use crate::client::Client;
 use crate::operation::{Action, Outcome};
 use crate::record::{History, Violation};
-use crate::schedule::{Event, Fault, Schedule};
-use crate::world::{Access, World};
+use crate::schedule::{Event, Fault, Schedule, Traffic};
+use crate::world::{Access, Cuts, World};
 
 /// What the phases take, in simulated milliseconds.
 pub(crate) const FORM_MS: u64 = 4_000;
@@ -28,11 +29,16 @@ const CLIENTS: usize = 6;
 /// Half of all operations are on the first few keys, so that they meet; the others are left alone for seconds, so that what
 /// a fault did to them is seen before it is written over.
 const KEYS: usize = 40;
+/// The same where there is room for few of them.
+const KEYS_SMALL: usize = 120;
 const HOT_KEYS: usize = 4;
 /// Pauses of a client between two operations.
 const THINK_MS: std::ops::Range<u64> = 5..60;
 /// Share of the PUTs that carry a condition.
 const CONDITIONAL: f64 = 0.3;
+/// Share of the operations that are on the key that is aimed at, if there is one, and of its PUTs that carry a condition.
+const AIMED: f64 = 0.6;
+const CONDITIONAL_AIMED: f64 = 0.8;
 /// Share of the others that have a time to live.
 const LENT: f64 = 0.2;
 
@@ -51,8 +57,12 @@ pub(crate) fn run(seed: u64) -> Verdict {
 
 fn run_schedule(seed: u64, schedule: Schedule) -> Verdict {
     let mut world = World::new(seed, schedule.nodes_ever(), schedule.copies);
+    if schedule.is_small {
+        world.shrink();
+    }
     // Every other one; what is sealed at another time is refused, so that clocks may not be far apart then.
-    let access = Access::new(seed, seed % 2 == 1 && !schedule.has_skew());
+    let mut access = Access::new(seed, seed % 2 == 1 && !schedule.has_skew());
+    access.pads = schedule.is_small;
     world.close(&access);
     let load = Rc::new(Load {
         nodes: RefCell::new(world.addresses()),
@@ -62,7 +72,8 @@ fn run_schedule(seed: u64, schedule: Schedule) -> Verdict {
         failures: RefCell::default(),
     });
     world.run_clients(load.clone().everything(seed));
-    let ended = drive(&mut world, &load);
+    let mut schedule = schedule;
+    let ended = drive(&mut world, &load, &mut schedule);
     drop(world);
     let history = load.history.take();
     let mut failures: Vec<String> = ended.err().into_iter().collect();
@@ -74,8 +85,7 @@ fn run_schedule(seed: u64, schedule: Schedule) -> Verdict {
 }
 
 /// Lets time pass and faults happen until the clients have ended.
-fn drive(world: &mut World, load: &Load) -> Result<(), String> {
-    let schedule = &load.schedule;
+fn drive(world: &mut World, load: &Load, schedule: &mut Schedule) -> Result<(), String> {
     for node in 0..schedule.nodes {
         world.start(node, schedule.nodes);
     }
@@ -85,6 +95,9 @@ fn drive(world: &mut World, load: &Load) -> Result<(), String> {
             return Err(format!("busy without end: {} s were simulated so far", world.now_ms() / 1000));
         }
         let now_ms = world.now_ms().checked_sub(FORM_MS);
+        if let (Some(now_ms), Some(key)) = (now_ms, schedule.aim) {
+            schedule.wait_for_aim(now_ms, |nodes| load.history.borrow().is_forwarded(key, nodes, now_ms));
+        }
         for (number, event) in schedule.events.iter().enumerate() {
             let is_felt = now_ms.is_some_and(|now| (event.start_ms..event.end_ms).contains(&now));
             if is_felt != felt[number] {
@@ -126,14 +139,16 @@ fn strike(world: &mut World, schedule: &Schedule, event: &Event, begins: bool) {
 
 /// Makes the network what all faults together make of it.
 fn set_network<'a>(world: &mut World, schedule: &Schedule, active: impl Iterator<Item = &'a Fault>) {
-    let (mut pairs, mut silent, mut unreachable) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
-    let mut datagrams = DatagramFaults::default();
+    let (mut cuts, mut datagrams) = (Cuts::default(), DatagramFaults::default());
     for fault in active {
-        pairs.extend(fault.cuts(schedule.nodes_ever()));
-        match fault {
-            Fault::PowerCut { node } => drop(silent.insert(*node)),
-            Fault::Unreachable { node } => drop(unreachable.insert(*node)),
-            Fault::Datagrams { loss, duplication, corruption } => {
+        cuts.pairs.extend(fault.cuts(schedule.nodes_ever()));
+        match (fault, fault.filters(schedule.nodes_ever())) {
+            (Fault::PowerCut { node }, _) => drop(cuts.silent.insert(*node)),
+            (Fault::Unreachable { node }, _) => drop(cuts.unreachable.insert(*node)),
+            (Fault::Refuse { node }, _) => drop(cuts.refusing.insert(*node)),
+            (_, Some((Traffic::Tcp, ways))) => cuts.tcp.extend(ways),
+            (_, Some((Traffic::Udp, ways))) => cuts.udp.extend(ways),
+            (Fault::Datagrams { loss, duplication, corruption }, _) => {
                 datagrams.loss = datagrams.loss.max(*loss);
                 datagrams.duplication = datagrams.duplication.max(*duplication);
                 datagrams.corruption = datagrams.corruption.max(*corruption);
@@ -141,7 +156,7 @@ fn set_network<'a>(world: &mut World, schedule: &Schedule, active: impl Iterator
             _ => {}
         }
     }
-    world.set_cuts(pairs, &silent, unreachable);
+    world.set_cuts(cuts);
     world.set_datagram_faults(datagrams);
 }
 
@@ -180,13 +195,17 @@ impl Load {
             self.fail(format!("no agreement after the quiet: {reason}"));
         }
         let mut client = Client::new(self.access.clone());
-        for key in 0..KEYS {
+        for key in 0..self.keys() {
             if let Err(reason) = self.check_copies(&mut client, key).await {
                 let history = self.history.borrow().of_key(key);
                 self.fail(format!("{reason}\nAll of k{key}:\n{history}"));
             }
         }
         Ok(())
+    }
+
+    fn keys(&self) -> usize {
+        if self.schedule.is_small { KEYS_SMALL } else { KEYS }
     }
 
     fn fail(&self, what: String) {
@@ -202,12 +221,17 @@ impl Load {
                 return;
             }
             let node = random.random_range(0..self.schedule.nodes_ever());
-            let keys = if random.random() { HOT_KEYS } else { KEYS };
+            let keys = if random.random() { HOT_KEYS } else { self.keys() };
             let key = random.random_range(0..keys);
+            let key = match self.schedule.aim {
+                Some(aim) if random.random_bool(AIMED) => aim,
+                _ => key,
+            };
+            let conditional = if self.schedule.aim == Some(key) { CONDITIONAL_AIMED } else { CONDITIONAL };
             let value = format!("{number}-{sequence}");
             let action = match random.random_range(0..100) {
                 0..55 => Action::Get,
-                55..82 if random.random_bool(CONDITIONAL) => match versions.get(&key) {
+                55..82 if random.random_bool(conditional) => match versions.get(&key) {
                     Some(version) if random.random() => Action::Replace(value, String::clone(version)),
                     _ => Action::Create(value),
                 },
@@ -247,74 +271,5 @@ impl Load {
         let outcome = client.perform(self.address(node), key, &action).await;
         self.history.borrow_mut().end(operation, now_ms(), outcome.clone());
         outcome
-    }
-
-    /// All of the first `nodes` see as many healthy nodes and have the same table.
-    async fn check_agreement(&self, nodes: usize) -> Result<(), String> {
-        let mut client = Client::new(self.access.clone());
-        let mut tables = Vec::new();
-        for node in 0..nodes {
-            let cluster = self.json(&mut client, node, "/admin/cluster").await?;
-            tables.push(cluster["ring"].to_string());
-            let healthy = cluster["cluster_status"]["healthy_nodes"].as_u64();
-            if healthy != Some(nodes as u64) {
-                return Err(format!("node{} sees {healthy:?} of {nodes} healthy nodes: {cluster}", node + 1));
-            }
-        }
-        if tables.iter().any(|table| *table != tables[0]) {
-            return Err(format!("the nodes have different tables: {tables:?}"));
-        }
-        Ok(())
-    }
-
-    /// The owners of a key, and nobody else, hold the same; every node answers with that.
-    async fn check_copies(&self, client: &mut Client, key: usize) -> Result<(), String> {
-        let located = self.json(client, 0, &format!("/admin/locate/k{key}")).await?;
-        let owners = located["owners"].as_array().cloned().unwrap_or_default();
-        let owners: BTreeSet<&str> = owners.iter().filter_map(|owner| owner["node_id"].as_str()).collect();
-        let mut held = BTreeMap::new();
-        let mut answers = BTreeSet::new();
-        for node in 0..self.schedule.nodes_ever() {
-            let name = format!("node{}", node + 1);
-            let copy = self.get(client, node, &format!("/internal/cache/k{key}")).await?;
-            held.insert(name, (copy.status == 200).then_some((copy.etag, copy.body)));
-            match self.perform(client, CLIENTS, node, key, Action::Get).await {
-                Outcome::Found { value, version } => drop(answers.insert(Some((version, value.into())))),
-                Outcome::Missing => drop(answers.insert(None)),
-                other => {
-                    return Err(format!("an error after the quiet: k{key} at node{}: {other:?}", node + 1));
-                }
-            }
-        }
-        if answers.len() != 1 {
-            return Err(format!(
-                "nodes answer differently after the quiet: k{key}: {answers:?}; held: {held:?}"
-            ));
-        }
-        let answer = answers.pop_first().flatten();
-        for (name, copy) in &held {
-            let wanted = if owners.contains(name.as_str()) { &answer } else { &None };
-            if copy != wanted {
-                let what = if wanted.is_none() { "a copy too many" } else { "a copy missing or old" };
-                return Err(format!("{what} after the quiet: k{key} at {name}, owners {owners:?}: {held:?}"));
-            }
-        }
-        let history = self.history.borrow();
-        match (&answer, history.newest_version(key, now_ms(), &self.schedule)) {
-            (Some((version, _)), Some(newest)) if version.as_str() < newest => Err(format!(
-                "an acknowledged version is gone after the quiet: k{key}: {newest}, {version} is left"
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    async fn json(&self, client: &mut Client, node: usize, path: &str) -> Result<Value, String> {
-        let answer = self.get(client, node, path).await?;
-        serde_json::from_slice(&answer.body).map_err(|error| format!("node{} at {path}: {error}", node + 1))
-    }
-
-    async fn get(&self, client: &mut Client, node: usize, path: &str) -> Result<Answer, String> {
-        let asked = client.get(self.address(node), path).await;
-        asked.map_err(|failure| format!("node{} at {path}: {failure:?}", node + 1))
     }
 }

@@ -1,12 +1,15 @@
 //! What befalls a cluster, as data: faults with a beginning and a length, made from a seed or written by hand.
 //!
-//! Also says what a schedule excuses. The checker works from that alone, never from what it sees.
+//! What a schedule excuses is in `schedule/excuses.rs`. The checker works from that alone, never from what it sees.
+
+mod draw;
+mod excuses;
+mod nemesis;
 
 use std::collections::BTreeSet;
 use std::fmt;
 
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+pub(crate) use self::excuses::At;
 
 /// What repair may take: that long after a fault has ended, a cluster is as if it had never been.
 pub(crate) const SETTLE_MS: u64 = 10_000;
@@ -37,6 +40,12 @@ pub(crate) enum Fault {
     OneAgainstAll { node: usize },
     /// Nothing passes from one node to another; the way back is open.
     OneWayCut { from: usize, to: usize },
+    /// Traffic from one node to another is lost, and back if it is so in both ways.
+    Pair { from: usize, to: usize, drops: Traffic, both_ways: bool },
+    /// Traffic of one kind between this node and all others is lost, in these ways.
+    Filter { node: usize, drops: Traffic, way: Way },
+    /// Whatever the others send to this node's port is answered by a reset; its own connections to others pass.
+    Refuse { node: usize },
     /// No connection to this node's port carries anything; datagrams and its own connections to others pass.
     Unreachable { node: usize },
     /// Datagrams of all nodes go astray, each with these probabilities.
@@ -49,6 +58,22 @@ pub(crate) enum Fault {
     Leave { node: usize },
 }
 
+/// What a network loses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Traffic {
+    All,
+    Tcp,
+    Udp,
+}
+
+/// As a node sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    In,
+    Out,
+    Both,
+}
+
 /// A fault with its time, in milliseconds since the load began.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Event {
@@ -58,34 +83,20 @@ pub(crate) struct Event {
 }
 
 /// Everything that befalls one cluster.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Schedule {
     /// Nodes at the start.
     pub(crate) nodes: usize,
     /// Copies of each entry.
     pub(crate) copies: u8,
     pub(crate) events: Vec<Event>,
+    /// The key that most clients meet at. A pause waits for a write of it that is on its way to the node that is to stop.
+    pub(crate) aim: Option<usize>,
+    /// The nodes have room for fewer values than are written, so that they evict.
+    pub(crate) is_small: bool,
 }
 
 impl Fault {
-    /// The node that does not serve the others while the fault lasts.
-    pub(crate) fn down(&self) -> Option<usize> {
-        match self {
-            Fault::Crash { node }
-            | Fault::Move { node }
-            | Fault::PowerCut { node }
-            | Fault::Pause { node }
-            | Fault::Unreachable { node }
-            | Fault::Leave { node } => Some(*node),
-            _ => None,
-        }
-    }
-
-    /// Whether it keeps nodes that serve from each other.
-    pub(crate) fn is_cut(&self) -> bool {
-        matches!(self, Fault::Halves { .. } | Fault::OneAgainstAll { .. } | Fault::OneWayCut { .. })
-    }
-
     /// The ordered pairs of nodes that it cuts, out of `nodes`.
     pub(crate) fn cuts(&self, nodes: usize) -> Vec<(usize, usize)> {
         let across = |left: &dyn Fn(usize) -> bool| {
@@ -96,139 +107,37 @@ impl Fault {
             Fault::Halves { left } => across(&|node| left.contains(&node)),
             Fault::OneAgainstAll { node } => across(&|other| other == *node),
             Fault::OneWayCut { from, to } => vec![(*from, *to)],
+            Fault::Pair { drops: Traffic::All, .. } => self.lost_ways(nodes),
             _ => Vec::new(),
         }
     }
-}
 
-impl Event {
-    fn overlaps(&self, start_ms: u64, end_ms: u64) -> bool {
-        self.start_ms <= end_ms && start_ms <= self.end_ms
+    /// The kind of traffic of which it loses some, and between which ordered pairs of nodes.
+    pub(crate) fn filters(&self, nodes: usize) -> Option<(Traffic, Vec<(usize, usize)>)> {
+        match self {
+            Fault::Pair { drops, .. } | Fault::Filter { drops, .. } => Some((*drops, self.lost_ways(nodes))),
+            _ => None,
+        }
     }
 
-    /// Whether it still matters at `ms`.
-    fn is_felt_at(&self, ms: u64) -> bool {
-        (self.start_ms..=self.end_ms + SETTLE_MS).contains(&ms)
+    fn lost_ways(&self, nodes: usize) -> Vec<(usize, usize)> {
+        match self {
+            Fault::Pair { from, to, both_ways: false, .. } => vec![(*from, *to)],
+            Fault::Pair { from, to, .. } => vec![(*from, *to), (*to, *from)],
+            Fault::Filter { node, way, .. } => {
+                let others = (0..nodes).filter(|other| other != node);
+                let ways = others.flat_map(|other| [(other, *node, Way::Out), (*node, other, Way::In)]);
+                ways.filter(|(.., but)| way != but).map(|(from, to, _)| (from, to)).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 }
 
 impl Schedule {
     /// A schedule of faults within `0..end_ms`, from a seed.
     pub(crate) fn generate(seed: u64, end_ms: u64) -> Schedule {
-        let mut random = StdRng::seed_from_u64(seed);
-        let nodes = random.random_range(3..=5);
-        let copies = match random.random_range(0..10) {
-            0 => 1,
-            1..3 if nodes > 3 => 3,
-            _ => 2,
-        };
-        let mut schedule = Schedule { nodes, copies, events: Vec::new() };
-        let style = random.random_range(0..11);
-        if style == 10 {
-            schedule.draw_leaves(&mut random, end_ms);
-            return schedule;
-        }
-        // Alone, one after the other with time to settle in between, or anyhow.
-        let (faults, spacing_ms) = match style {
-            0..3 => (1, end_ms),
-            3..6 => (2, SETTLE_MS),
-            _ => (random.random_range(2..=5), 0),
-        };
-        let mut from_ms = 500;
-        for _ in 0..faults {
-            let start_ms = if spacing_ms == 0 {
-                random.random_range(500..end_ms * 3 / 4)
-            } else {
-                from_ms + random.random_range(0..2000)
-            };
-            let Some(event) = schedule.draw(&mut random, start_ms, end_ms) else { continue };
-            from_ms = event.end_ms + spacing_ms;
-            schedule.events.push(event);
-            if from_ms + 2000 > end_ms && spacing_ms > 0 {
-                break;
-            }
-        }
-        schedule.events.sort_by_key(|event| event.start_ms);
-        schedule.draw_moves(seed);
-        schedule
-    }
-
-    /// Some of the nodes that crash come back elsewhere. A generator of its own leaves the schedules of all other seeds as they
-    /// were.
-    fn draw_moves(&mut self, seed: u64) {
-        let mut random = StdRng::seed_from_u64(!seed);
-        for event in &mut self.events {
-            if let Fault::Crash { node } = event.fault
-                && random.random_bool(MOVED)
-            {
-                event.fault = Fault::Move { node };
-            }
-        }
-    }
-
-    /// Several nodes are told to leave within a second, so that they hand over to each other.
-    fn draw_leaves(&mut self, random: &mut StdRng, end_ms: u64) {
-        let (first_ms, leavers) = (random.random_range(500..end_ms / 2), random.random_range(2..self.nodes));
-        for node in 0..leavers {
-            let start_ms = first_ms + random.random_range(0..1000);
-            let end_ms = start_ms + LEAVE_MS + random.random_range(0..3000);
-            self.events.push(Event { fault: Fault::Leave { node }, start_ms, end_ms });
-        }
-        self.events.sort_by_key(|event| event.start_ms);
-    }
-
-    fn draw(&self, random: &mut StdRng, start_ms: u64, end_ms: u64) -> Option<Event> {
-        let node = random.random_range(0..self.nodes);
-        let mut for_ms = random.random_range(1_500..8_000);
-        let fault = match random.random_range(0..100) {
-            // Half of them are back before anybody has noticed.
-            0..20 => {
-                if random.random_bool(0.5) {
-                    for_ms = random.random_range(20..600);
-                }
-                Fault::Crash { node }
-            }
-            20..28 => Fault::PowerCut { node },
-            28..46 => {
-                for_ms = random.random_range(100..6_000);
-                Fault::Pause { node }
-            }
-            46..54 => {
-                let left = (0..self.nodes).filter(|other| *other != node && random.random_bool(0.4));
-                Fault::Halves { left: left.chain([node]).collect() }
-            }
-            54..60 => Fault::OneAgainstAll { node },
-            60..66 => {
-                Fault::OneWayCut { from: node, to: (node + random.random_range(1..self.nodes)) % self.nodes }
-            }
-            66..76 => Fault::Datagrams {
-                loss: random.random_range(0.0..0.1),
-                duplication: random.random_range(0.0..0.2),
-                corruption: random.random_range(0.0..0.1),
-            },
-            76..82 => Fault::Skew { node, ms: random.random_range(-300_000..=300_000) },
-            // Of those that have just joined, too.
-            82..86 => Fault::Unreachable { node: random.random_range(0..self.nodes_ever()) },
-            86..92 => Fault::Join { node: self.nodes + self.joined() },
-            _ => {
-                for_ms = LEAVE_MS + random.random_range(0..5_000);
-                Fault::Leave { node }
-            }
-        };
-        let event = Event { fault, start_ms, end_ms: (start_ms + for_ms).min(end_ms) };
-        let down = event.fault.down();
-        let twice = |earlier: &Event| {
-            down.is_some()
-                && earlier.fault.down() == down
-                && earlier.overlaps(start_ms.saturating_sub(500), event.end_ms + 500)
-        };
-        let impossible = self.events.iter().any(twice)
-            || matches!(event.fault, Fault::Leave { .. }) && event.end_ms < start_ms + LEAVE_MS;
-        (!impossible).then_some(event)
-    }
-
-    fn joined(&self) -> usize {
-        self.events.iter().filter(|event| matches!(event.fault, Fault::Join { .. })).count()
+        nemesis::draw(seed, end_ms).unwrap_or_else(|| draw::draw(seed, end_ms))
     }
 
     /// Nodes that are ever there.
@@ -236,84 +145,16 @@ impl Schedule {
         self.nodes + self.joined()
     }
 
-    /// Whether `node` was started so shortly before that it may not be admitted yet.
-    pub(crate) fn has_just_started(&self, node: usize, ms: u64) -> bool {
-        let started = self.events.iter().filter_map(|event| match event.fault {
-            Fault::Crash { node } | Fault::PowerCut { node } | Fault::Leave { node } => {
-                Some((node, event.end_ms, ADMISSION_MS))
-            }
-            Fault::Move { node } => Some((node, event.end_ms, MOVED_MS)),
-            Fault::Join { node } => Some((node, event.start_ms, ADMISSION_MS)),
-            _ => None,
-        });
-        started.into_iter().any(|(one, at, within)| one == node && (at..=at + within).contains(&ms))
-    }
-
-    /// Whether `node` was there, ran, and was not stopped, all the time.
-    pub(crate) fn was_up(&self, node: usize, start_ms: u64, end_ms: u64) -> bool {
-        self.events.iter().all(|event| match &event.fault {
-            Fault::Join { node: joined } => *joined != node || start_ms >= event.start_ms,
-            fault => fault.down() != Some(node) || !event.overlaps(start_ms, end_ms),
-        })
-    }
-
-    /// Whether a read must show a write that was acknowledged before the read began, or a newer one.
-    pub(crate) fn must_see(&self, write: (u64, u64), read: (u64, u64)) -> bool {
-        let cut = |(start, end): (u64, u64)| {
-            let cuts = self.events.iter().filter(|event| self.cuts_off(event));
-            cuts.clone().any(|event| event.overlaps(start, end) || event.is_felt_at(start))
-        };
-        !cut(write) && !cut(read) && !self.may_have_lost(write.0, read.1)
-    }
-
-    /// Whether it keeps nodes that serve from each other: a node that listens in vain does when another one is down, too.
-    fn cuts_off(&self, event: &Event) -> bool {
-        let (from_ms, to_ms) = (event.start_ms.saturating_sub(SETTLE_MS), event.end_ms + SETTLE_MS);
-        let is_another =
-            |other: &Event| other.fault.down().is_some_and(|node| Some(node) != event.fault.down());
-        event.fault.is_cut()
-            || matches!(event.fault, Fault::Unreachable { .. })
-                && self.events.iter().any(|other| is_another(other) && other.overlaps(from_ms, to_ms))
-    }
-
-    /// Whether all copies of something written at `from_ms` may be gone at `to_ms`.
-    pub(crate) fn may_have_lost(&self, from_ms: u64, to_ms: u64) -> bool {
-        self.events.iter().filter(|event| event.fault.down().is_some()).any(|event| {
-            // A node that leaves takes its entries with it at the end, the others at once.
-            let leaves = matches!(event.fault, Fault::Leave { .. });
-            let at_ms = if leaves { event.end_ms } else { event.start_ms };
-            event.start_ms <= to_ms && from_ms <= at_ms && self.is_too_much(event.start_ms, at_ms)
-        })
-    }
-
-    /// Whether a clock is ever off: then times to live say nothing.
-    pub(crate) fn has_skew(&self) -> bool {
-        self.events.iter().any(|event| matches!(event.fault, Fault::Skew { .. }))
-    }
-
-    /// Whether a node is down in that time, or was a short while before.
-    pub(crate) fn is_felt(&self, start_ms: u64, end_ms: u64) -> bool {
-        let mut down = self.events.iter().filter(|event| event.fault.down().is_some());
-        down.any(|event| event.start_ms <= end_ms && start_ms <= event.end_ms + SETTLE_MS)
-    }
-
-    /// Whether as many nodes are down at once as there are copies, or the nodes are cut off from each other. Any number may
-    /// leave at once, as long as somebody stays and nothing else happens.
-    pub(crate) fn is_too_much(&self, start_ms: u64, end_ms: u64) -> bool {
-        let felt = self
-            .events
-            .iter()
-            .filter(|event| event.start_ms <= end_ms && start_ms <= event.end_ms + SETTLE_MS);
-        let down: BTreeSet<usize> = felt.clone().filter_map(|event| event.fault.down()).collect();
-        let all_leave = felt.clone().all(|event| matches!(event.fault, Fault::Leave { .. }));
-        let enough = if all_leave { self.nodes } else { usize::from(self.copies) };
-        down.len() >= enough || felt.clone().any(|event| self.cuts_off(event))
+    fn joined(&self) -> usize {
+        self.events.iter().filter(|event| matches!(event.fault, Fault::Join { .. })).count()
     }
 }
 
 impl fmt::Display for Schedule {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(out, "{} nodes, {} copies", self.nodes, self.copies)?;
+        let Schedule { nodes, copies, aim, is_small, .. } = self;
+        let aim = aim.map(|key| format!(", aimed at k{key}")).unwrap_or_default();
+        writeln!(out, "{nodes} nodes, {copies} copies{}{aim}", if *is_small { ", small" } else { "" })?;
         for Event { fault, start_ms, end_ms } in &self.events {
             let [start, end] = [start_ms, end_ms].map(|ms| *ms as f64 / 1000.0);
             writeln!(out, "  {start:7.3} to {end:7.3} s  {fault:?}")?;

@@ -3,16 +3,14 @@
 //! Each node is a process on a host of its own; all clients share one more host, which nothing cuts off from a node that
 //! runs. Invariant: everything random comes from the seed.
 
+mod access;
+mod network;
+
 use std::cell::RefCell;
-use std::collections::BTreeSet;
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use clap::Parser;
 use rand::rngs::StdRng;
@@ -20,18 +18,19 @@ use rand::{RngExt, SeedableRng};
 use shoal::config::{Config, NodeArgs};
 use shoal::net::{DatagramFaults, Process, WallClock};
 use shoal::node::Stop;
-use shoal::security::{Keyring, Secret, SecretSource, Security, SecurityConfig};
+use shoal::security::{SecretSource, Security, SecurityConfig};
 use shoal::server;
 use tokio::sync::mpsc;
 use tokio::time::Duration;
 use tokio_util::sync::CancellationToken;
-use turmoil::{Protocol, Sim};
+use turmoil::Sim;
+
+pub(crate) use self::access::{Access, TOKEN};
+pub(crate) use self::network::Cuts;
 
 const PORT: u16 = 8001;
 /// The name of every simulated cluster.
 pub(crate) const CLUSTER: &str = "simulated";
-/// For `/admin`, which the clients' host asks from outside.
-pub(crate) const TOKEN: &str = "token-of-the-simulation";
 /// When every simulation begins, in unix milliseconds: 2026-01-01.
 const EPOCH_MS: u64 = 1_767_225_600_000;
 /// How finely time passes; also the least a message takes.
@@ -50,10 +49,8 @@ pub(crate) struct World {
     /// Those that nodes have moved away from.
     former_hosts: Vec<Host>,
     clients: IpAddr,
-    /// Ordered pairs of host numbers; the clients' is the last.
-    cuts: BTreeSet<(usize, usize)>,
-    /// Hosts whose port no connection of another node gets through to.
-    unreachable: BTreeSet<usize>,
+    memory: &'static str,
+    cuts: Cuts,
     datagrams: DatagramFaults,
     /// Reasons why nodes gave up, which none should.
     complaints: Rc<RefCell<Vec<String>>>,
@@ -75,31 +72,6 @@ struct Running {
 /// The clients' wall clock, in unix milliseconds.
 pub(crate) fn clock_ms() -> u64 {
     EPOCH_MS + turmoil::sim_elapsed().unwrap_or_default().as_millis() as u64
-}
-
-/// What clients have to show. `/admin` takes the token from other hosts; the rest takes something only with a keyring.
-#[derive(Clone)]
-pub(crate) struct Access {
-    pub(crate) keyring: Option<Arc<Keyring>>,
-    token_file: PathBuf,
-}
-
-impl Access {
-    /// As the nodes and clients of one simulation have it.
-    pub(crate) fn new(seed: u64, is_sealed: bool) -> Access {
-        static TOKEN_FILE: OnceLock<PathBuf> = OnceLock::new();
-        let token_file = TOKEN_FILE.get_or_init(|| {
-            let path = std::env::temp_dir().join(format!("shoal-simulation-{}", std::process::id()));
-            let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
-            file.and_then(|mut file| file.write_all(TOKEN.as_bytes())).expect("a file can be written");
-            path
-        });
-        let keyring = is_sealed.then(|| {
-            let secret = Secret::generate(&mut StdRng::seed_from_u64(seed));
-            Arc::new(Keyring::parse(&secret.to_text()).expect("it is a secret"))
-        });
-        Access { keyring, token_file: token_file.clone() }
-    }
 }
 
 /// What a host needs to run a node.
@@ -137,8 +109,8 @@ impl World {
             hosts,
             former_hosts: Vec::new(),
             clients,
-            cuts: BTreeSet::new(),
-            unreachable: BTreeSet::new(),
+            memory: "16MiB",
+            cuts: Cuts::default(),
             datagrams: DatagramFaults::default(),
             complaints: Rc::default(),
         }
@@ -151,6 +123,11 @@ impl World {
             admin_token: Some(access.token_file.clone()),
             ..SecurityConfig::default()
         };
+    }
+
+    /// Gives those that start from now on little room.
+    pub(crate) fn shrink(&mut self) {
+        self.memory = "1MiB";
     }
 
     /// Adds the host of the clients, and what runs there.
@@ -185,7 +162,7 @@ impl World {
         let running = Running { process: process.clone(), leave: CancellationToken::new() };
         let launch = Launch {
             process,
-            config: config(node, host.address, &join, self.copies, &mut random),
+            config: config(node, host.address, &join, (self.copies, self.memory), &mut random),
             security: Arc::new(Security::load(self.security.clone()).expect("its files are right")),
             wall: WallClock::new(move || clock_ms().saturating_add_signed(skew_ms.load(Ordering::Relaxed))),
             seed: random.random(),
@@ -195,7 +172,7 @@ impl World {
         host.process = Some(running);
         // Fails when the host is gone, with the whole simulation.
         let _ = host.launches.send(launch);
-        self.tell_of_datagrams();
+        self.tell_processes();
     }
 
     /// Kills a node, if there is one.
@@ -214,8 +191,7 @@ impl World {
         self.hosts[node].launched = former.launched;
         self.former_hosts.push(former);
         // None of the new host's links is cut yet.
-        self.cuts.retain(|(from, to)| *from != node && *to != node);
-        self.unreachable.remove(&node);
+        self.cuts.forget(node);
     }
 
     /// Stops a node like SIGSTOP, or lets it go on.
@@ -242,101 +218,7 @@ impl World {
     /// Sets what happens to all datagrams.
     pub(crate) fn set_datagram_faults(&mut self, faults: DatagramFaults) {
         self.datagrams = faults;
-        self.tell_of_datagrams();
-    }
-
-    /// Sets which pairs of nodes are cut, which nodes from everything, and which only listen in vain.
-    ///
-    /// What TCP has under way across a cut waits for its end, as retransmission would have it; datagrams are lost.
-    pub(crate) fn set_cuts(
-        &mut self,
-        pairs: impl IntoIterator<Item = (usize, usize)>,
-        silent: &BTreeSet<usize>,
-        unreachable: BTreeSet<usize>,
-    ) {
-        let ips: Vec<IpAddr> =
-            self.hosts.iter().map(|host| host.address.ip()).chain([self.clients]).collect();
-        let mut wanted: BTreeSet<_> = pairs.into_iter().collect();
-        for &node in silent {
-            wanted.extend((0..ips.len()).filter(|other| *other != node).flat_map(|o| [(node, o), (o, node)]));
-        }
-        let nodes = self.hosts.len();
-        for a in 0..ips.len() {
-            for b in a + 1..ips.len() {
-                let of = |cuts: &BTreeSet<_>, unreachable: &BTreeSet<_>| {
-                    let listens_in_vain = b < nodes && (unreachable.contains(&a) || unreachable.contains(&b));
-                    (cuts.contains(&(a, b)), cuts.contains(&(b, a)), listens_in_vain)
-                };
-                let [before, now] = [of(&self.cuts, &self.unreachable), of(&wanted, &unreachable)];
-                if before != now {
-                    self.set_cut((ips[a], ips[b]), (now.0, now.1));
-                    if now == (false, false, true) {
-                        self.sim.hold(ips[a], ips[b]);
-                    }
-                }
-            }
-        }
-        self.cuts = wanted;
-        self.unreachable = unreachable;
-        self.tell_of_datagrams();
-    }
-
-    /// Of what is held because of a node that listens in vain, everything goes on but what its listening end is to get or
-    /// has sent.
-    fn let_through(&self) {
-        if self.unreachable.is_empty() {
-            return;
-        }
-        let number = |ip| self.hosts.iter().position(|host| host.address.ip() == ip);
-        let in_vain = |end: SocketAddr| {
-            end.port() == PORT && number(end.ip()).is_some_and(|host| self.unreachable.contains(&host))
-        };
-        self.sim.links(|links| {
-            for sent in links.flatten() {
-                let (from, to) = sent.pair();
-                let (Some(a), Some(b)) = (number(from.ip()), number(to.ip())) else { continue };
-                let is_open = !self.cuts.contains(&(a, b)) && !self.cuts.contains(&(b, a));
-                let is_datagram = matches!(sent.protocol(), Protocol::Udp(_));
-                if is_open && (is_datagram || !in_vain(from) && !in_vain(to)) && self.concerns(a, b) {
-                    sent.deliver();
-                }
-            }
-        });
-    }
-
-    fn concerns(&self, a: usize, b: usize) -> bool {
-        self.unreachable.contains(&a) || self.unreachable.contains(&b)
-    }
-
-    fn set_cut(&self, (a, b): (IpAddr, IpAddr), cut: (bool, bool)) {
-        self.sim.release(a, b);
-        if cut == (false, false) {
-            return;
-        }
-        self.sim.hold(a, b);
-        let (open_from, open_to) = match cut {
-            (false, _) => (a, b),
-            (_, false) => (b, a),
-            _ => return,
-        };
-        self.sim.repair_oneway(open_from, open_to);
-        self.sim.links(|links| {
-            for sent in links.flatten().filter(|sent| sent.pair().0.ip() == open_from) {
-                if sent.pair().1.ip() == open_to {
-                    sent.deliver();
-                }
-            }
-        });
-    }
-
-    fn tell_of_datagrams(&self) {
-        for (number, host) in self.hosts.iter().enumerate() {
-            let from_here = self.cuts.iter().filter(|(from, to)| *from == number && *to < self.hosts.len());
-            let unreachable = from_here.map(|(_, to)| self.hosts[*to].address.ip()).collect();
-            if let Some(running) = &host.process {
-                running.process.set_datagram_faults(DatagramFaults { unreachable, ..self.datagrams.clone() });
-            }
-        }
+        self.tell_processes();
     }
 }
 
@@ -387,12 +269,18 @@ struct Flags {
     node: NodeArgs,
 }
 
-fn config(node: usize, address: SocketAddr, join: &[String], copies: u8, random: &mut StdRng) -> Config {
+fn config(
+    node: usize,
+    address: SocketAddr,
+    join: &[String],
+    (copies, memory): (u8, &str),
+    random: &mut StdRng,
+) -> Config {
     let (listen, advertise) = (format!("0.0.0.0:{PORT}"), address.to_string());
     let (id, copies) = (format!("node{}", node + 1), copies.to_string());
     let mut flags = vec!["node", "--insecure", "--listen", &listen, "--advertise", &advertise, "--id", &id];
     flags.extend(["--cluster", CLUSTER, "--copies", &copies, "--drain-timeout", "4s"]);
-    flags.extend(["--max-memory", "16MiB", "--max-value-size", "64KiB"]);
+    flags.extend(["--max-memory", memory, "--max-value-size", "64KiB"]);
     let join = join.join(",");
     if !join.is_empty() {
         flags.extend(["--join", &join]);

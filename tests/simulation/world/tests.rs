@@ -1,5 +1,7 @@
 //! That the hands break what they mean to break, and nothing else.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::client::Client;
 use crate::operation::{Action, Outcome};
@@ -78,7 +80,8 @@ fn a_node_that_moves_leaves_nobody_at_its_old_address() {
 #[test]
 fn a_silent_machine_says_nothing_until_it_is_back() {
     let [during, after] = outcomes(|world, begins| {
-        world.set_cuts([], &if begins { BTreeSet::from([0]) } else { BTreeSet::new() }, BTreeSet::new());
+        let silent = if begins { BTreeSet::from([0]) } else { BTreeSet::new() };
+        world.set_cuts(Cuts { silent, ..Cuts::default() });
     });
     assert!(during[0].1 >= 900, "{during:?}");
     assert!(is_quick(&during[1]) && after.iter().all(is_quick), "{during:?} {after:?}");
@@ -87,8 +90,8 @@ fn a_silent_machine_says_nothing_until_it_is_back() {
 #[test]
 fn a_cut_between_nodes_leaves_their_clients_alone() {
     let [during, after] = outcomes(|world, begins| {
-        let cuts = if begins { vec![(0, 1), (1, 0)] } else { Vec::new() };
-        world.set_cuts(cuts, &BTreeSet::new(), BTreeSet::new());
+        let pairs = if begins { BTreeSet::from([(0, 1), (1, 0)]) } else { BTreeSet::new() };
+        world.set_cuts(Cuts { pairs, ..Cuts::default() });
     });
     assert!(during.iter().chain(&after).all(|answer| answer.1 < 2_500), "{during:?} {after:?}");
     assert!(after.iter().all(is_quick), "{after:?}");
