@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help build demo test fmt lint deny advisories unit simulate prove fuzz doc bench bench-detect bench-failure bench-idle bench-memory clean
+.PHONY: help build demo test fmt lint deny advisories unit simulate test-net prove fuzz doc bench bench-detect bench-failure bench-idle bench-memory clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
@@ -20,6 +20,7 @@ fmt: ## Check the format
 
 lint: ## Clippy, warnings denied, with and without the simulated network
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --test network -- -D warnings
 	$(CARGO) clippy --locked --lib --test simulation --features sim -- -D warnings
 
 deny: ## Licences, sources and bans of all crates that are built on
@@ -42,6 +43,10 @@ unit: ## Unit, property, system and documentation tests
 
 simulate: ## Whole clusters on a simulated network: SEEDS=5000 new ones, or one with its logs, SEED=17
 	$(CARGO) test --locked --features sim --test simulation -- --nocapture
+
+# Apart from `make test`, which asks for no rights on this machine; CI runs both.
+test-net: ## Nodes in network namespaces under partial faults, as a table; needs root, iptables and faketime. ONLY="pair udp" for some
+	$(CARGO) test --locked --test network -- --nocapture --test-threads=1
 
 # A seed that fails anyhow proves nothing, so that those of an unbroken node have to pass first.
 FAULTS := no-tombstones early-drop no-versions restart-is-renewal hasty-bootstrap

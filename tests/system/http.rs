@@ -73,9 +73,6 @@ pub(crate) fn request(
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
     }
-    if crate::machine::is_one(to) {
-        head += &format!("authorization: Bearer {}\r\n", crate::machine::TOKEN);
-    }
     if !body.is_empty() || matches!(method, "PUT" | "POST") {
         head += &format!("content-length: {}\r\n", body.len());
     }

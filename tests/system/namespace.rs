@@ -3,8 +3,9 @@
 //! Loopback answers for ports on which nothing listens; nothing else does. The test runs itself once more, in a network
 //! namespace whose only device is a loopback of its own, and its rules drop those answers.
 
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 const INSIDE: &str = "SHOAL_TEST_IN_NAMESPACE";
 
@@ -17,19 +18,34 @@ const SET_UP: &str = "ip link set lo up && \
 /// Whether the test named `name` is inside already. If not, it has been run there, and passed.
 #[track_caller]
 pub(crate) fn is_inside(name: &str) -> bool {
+    is_inside_of(name, &["--map-root-user", "--net"], SET_UP)
+}
+
+/// The same for namespaces of these kinds, which `set_up` prepares and then becomes the test.
+#[track_caller]
+pub(crate) fn is_inside_of(name: &str, kinds: &[&str], set_up: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
     let test = std::env::current_exe().expect("the test has a path");
-    let ran = Command::new("unshare")
-        .args(["--map-root-user", "--net", "sh", "-c", SET_UP, "sh"])
+    let mut inside = Command::new("unshare")
+        .args(kinds)
+        .args(["sh", "-c", &format!("exec 2>&1; {set_up}"), "sh"])
         .arg(test)
-        .args(["--exact", name, "--nocapture"])
+        .args(["--exact", name, "--nocapture", "--include-ignored"])
         .env(INSIDE, "1")
-        .output()
+        .stdout(Stdio::piped())
+        .spawn()
         .expect("unshare runs (Debian's util-linux, iproute2 and iptables are needed)");
-    let said = [ran.stdout, ran.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-    assert!(ran.status.success() && said.contains("1 passed"), "in its namespace: {}\n{said}", ran.status);
+    let mut passed = false;
+    let lines = BufReader::new(inside.stdout.take().expect("it is piped")).lines();
+    for line in lines.map_while(Result::ok) {
+        // As it comes: whoever watches a long test sees how far it is.
+        println!("{line}");
+        passed |= line.contains("1 passed");
+    }
+    let ended = inside.wait().expect("a child can be waited for");
+    assert!(ended.success() && passed, "in its namespace: {ended}");
     false
 }
 
