@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::config::{Config, default_id};
-use crate::gossip::{self, Identity};
+use crate::gossip::{self, Identity, Sealing};
 use crate::http;
 use crate::link::{LinkConfig, Party, Pool};
 use crate::model::NodeId;
@@ -121,20 +121,6 @@ pub fn start(
     info!(id = %identity.node_id, address = %advertised, "the node starts");
     let me = Party { address: advertised, node_id: identity.node_id.clone(), boot: identity.boot };
     let mut tasks = JoinSet::new();
-    let keyring = security.keyring();
-    let (gossip, gossip_task) = gossip::start(
-        bound.udp,
-        &config.gossip,
-        identity,
-        keyring,
-        random.random(),
-        wall.clone(),
-        metrics.clone(),
-    );
-    tasks.spawn(endless("gossip", async move {
-        // An error would be a panic, which has ended the process.
-        let _ = gossip_task.await;
-    }));
     let link = LinkConfig {
         cluster: config.gossip.cluster.clone(),
         me,
@@ -144,7 +130,21 @@ pub fn start(
         value_bytes_max: config.http.value_bytes_max,
         seed: config.gossip.seed,
     };
-    let links = Pool::new(link.clone(), Arc::clone(&metrics));
+    let links = Arc::new(Pool::new(link.clone(), Arc::clone(&metrics)));
+    let sealing = Sealing { keyring: security.keyring(), nonce_seed: random.random() };
+    let (gossip, gossip_task) = gossip::start(
+        bound.udp,
+        &config.gossip,
+        identity,
+        sealing,
+        Node::witness(&links),
+        wall.clone(),
+        metrics.clone(),
+    );
+    tasks.spawn(endless("gossip", async move {
+        // An error would be a panic, which has ended the process.
+        let _ = gossip_task.await;
+    }));
     let node = Node::start(config.node, gossip, links, wall, metrics, &mut tasks);
     let stopping = CancellationToken::new();
     let serving = http::serve(bound.tcp, node.clone(), config.http, link, security.clone(), stopping.clone());

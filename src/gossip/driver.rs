@@ -15,9 +15,8 @@ use tracing::{debug, warn};
 use super::bucket::Buckets;
 use super::envelope::{Envelope, Rejected};
 use super::machine::{LATE, Machine, Now};
-use super::{Command, Gossip, GossipConfig, GossipEvent, Identity};
+use super::{Command, Gossip, GossipConfig, GossipEvent, Identity, PAYLOAD_BYTES_MAX, Sealing, Witness};
 use crate::net::{UdpSocket, WallClock, spawn_vital};
-use crate::security::SharedKeyring;
 use crate::telemetry::{Metrics, Seldom};
 
 /// Larger than any datagram of ours; a longer one is cut off and refused.
@@ -31,20 +30,20 @@ const COMMANDS_MAX: usize = 64;
 const GOODBYES: usize = 3;
 const GOODBYE_PAUSE: Duration = Duration::from_millis(20);
 
-/// Starts the membership task of `identity` on a bound socket. With a keyring all datagrams are sealed; `nonce_seed` must never
-/// have been used before.
+/// Starts the membership task of `identity` on a bound socket.
 pub fn start(
     socket: UdpSocket,
     config: &GossipConfig,
     identity: Identity,
-    keyring: SharedKeyring,
-    nonce_seed: [u8; 32],
+    sealing: Sealing,
+    witness: Witness,
     clock: WallClock,
     metrics: Arc<Metrics>,
 ) -> (Gossip, JoinHandle<()>) {
     let now = Now { instant: Instant::now(), wall_ms: clock.now_ms() };
-    let envelope = Envelope::new(&config.cluster, keyring, nonce_seed);
-    let machine = Machine::new(config, envelope, identity.clone(), now);
+    let is_sealed = sealing.keyring.is_some();
+    let envelope = Envelope::new(&config.cluster, sealing.keyring, sealing.nonce_seed);
+    let machine = Machine::new(config, envelope, identity.clone(), witness, now);
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
     let (publish, view) = watch::channel(Arc::new(machine.members().clone()));
     let (events, _) = broadcast::channel(EVENTS_KEPT);
@@ -61,7 +60,7 @@ pub fn start(
         buckets,
         complaints: Seldom::default(),
     };
-    (Gossip { identity, commands, view, events }, spawn_vital("gossip", driver.run()))
+    (Gossip { identity, is_sealed, commands, view, events }, spawn_vital("gossip", driver.run()))
 }
 
 struct Driver {
@@ -149,6 +148,12 @@ impl Driver {
             Command::Apply(list) => self.machine.apply(&list, now),
             // A caller that stopped waiting needs no answer.
             Command::List(answer) => drop(answer.send(self.machine.list())),
+            Command::Challenge(address) => {
+                self.machine.challenge(address, None, now);
+                self.machine.challenge(address, Some(PAYLOAD_BYTES_MAX), now);
+            }
+            // A caller that stopped waiting needs no answer.
+            Command::Heard(address, answer) => drop(answer.send(self.machine.heard(address, now))),
             Command::Forget(node_id, answer) => drop(answer.send(self.machine.forget(&node_id, now))),
             Command::Leave(done) => {
                 self.say_goodbye().await;

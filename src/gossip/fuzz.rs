@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::envelope::Envelope;
 use super::machine::{Machine, Now};
-use super::{Detection, GossipConfig, Identity, live_identities};
+use super::{Detection, GossipConfig, Identity, Witness, live_identities};
 use crate::model::NodeId;
 use crate::security::{Keyring, Secret};
 
@@ -31,7 +31,7 @@ fn identity(number: u16) -> Identity {
 
 fn machine(number: u16, now: Now) -> Machine {
     let config = GossipConfig { cluster: "fuzz".into(), detection: Detection::Lan, seed: number.into() };
-    Machine::new(&config, envelope(false), identity(number), now)
+    Machine::new(&config, envelope(false), identity(number), Witness::new(|_| true), now)
 }
 
 /// Datagrams as a stranger sends them, and payloads as a member does that has gone mad: after each the machine still gives

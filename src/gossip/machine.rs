@@ -4,6 +4,9 @@
 //! machines runs in one test without a socket. Invariant: after every step [`Machine::refresh`] leaves the view equal to
 //! foca's active members.
 
+mod doubt;
+mod entrance;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -13,10 +16,13 @@ use rand::rngs::StdRng;
 use tokio::time::Instant;
 use tracing::debug;
 
+use self::doubt::Health;
+pub use self::doubt::Witness;
 use super::codec::{self, BincodeCodec};
 use super::envelope::{Envelope, Rejected};
 use super::farewell::{Farewell, Farewells};
 use super::identity::Identity;
+use super::path::Paths;
 use super::timers::Timers;
 use super::{GossipConfig, GossipEvent};
 use crate::model::{Members, NodeId, Seen};
@@ -25,6 +31,8 @@ use crate::model::{Members, NodeId, Seen};
 const WATCHDOG_PERIOD: Duration = Duration::from_secs(1);
 /// How many addresses one call goes to, seeds and former peers each.
 const WATCHDOG_CALLS_MAX: usize = 16;
+/// The step of foca that sends a ping.
+const PROBE: &str = "probe";
 /// A loop that wakes this much later than it asked for was stopped or starved.
 pub(super) const LATE: Duration = Duration::from_millis(150);
 
@@ -43,6 +51,9 @@ pub(super) struct Machine {
     /// What the last datagram held; kept for its memory.
     opened: Vec<u8>,
     farewells: Farewells,
+    paths: Paths,
+    health: Health,
+    suspect_to_down_after: Duration,
     members: Members,
     seeds: Vec<SocketAddr>,
     watchdog_at: Instant,
@@ -57,7 +68,13 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    pub(super) fn new(config: &GossipConfig, envelope: Envelope, identity: Identity, now: Now) -> Machine {
+    pub(super) fn new(
+        config: &GossipConfig,
+        envelope: Envelope,
+        identity: Identity,
+        witness: Witness,
+        now: Now,
+    ) -> Machine {
         let farewells = Farewells::new();
         Machine {
             members: Members::new(identity.node_id.clone(), identity.address, identity.boot, now.wall_ms),
@@ -73,6 +90,9 @@ impl Machine {
             envelope,
             opened: Vec::new(),
             farewells,
+            paths: Paths::new(config.seed),
+            health: Health::new(witness),
+            suspect_to_down_after: config.detection.foca_config().suspect_to_down_after,
             seeds: Vec::new(),
             watchdog_at: now.instant + WATCHDOG_PERIOD,
             is_active: false,
@@ -104,15 +124,6 @@ impl Machine {
         opened
     }
 
-    fn take_in(&mut self, payload: &[u8], now: Now) {
-        // News of one's own death would make foca renew, and so return from where this node has just said goodbye.
-        if !self.has_left {
-            self.greet_who_asks_for_predecessor(payload, now);
-            let result = self.foca.handle_data(payload, &mut self.runtime);
-            self.settle("datagram", result, now);
-        }
-    }
-
     /// The process did not run for `lateness`: nobody's silence in that time is held against them.
     pub(super) fn excuse(&mut self, lateness: Duration) {
         self.timers.shift(lateness);
@@ -125,13 +136,30 @@ impl Machine {
             if self.has_left || self.is_refuted(&timer) {
                 continue;
             }
-            let result = self.foca.handle_timer(timer, &mut self.runtime);
-            self.settle("timer", result, now);
+            self.run_timer(timer, now);
         }
         if self.watchdog_at <= now.instant {
             self.watchdog_at = now.instant + WATCHDOG_PERIOD;
             self.call_out_if_idle(now);
         }
+    }
+
+    fn run_timer(&mut self, timer: Timer<Identity>, now: Now) {
+        let mut step = "timer";
+        match &timer {
+            Timer::ProbeRandomMember(_) => {
+                self.conclude_probe(now);
+                step = PROBE;
+            }
+            Timer::SendIndirectProbe { .. } => self.ask_for_a_sign(now),
+            // A refutation would not arrive here.
+            Timer::ChangeSuspectToDown { member_id, .. } if self.health.doubts(member_id.address) => {
+                return self.timers.submit(now.instant + self.suspect_to_down_after, timer);
+            }
+            _ => {}
+        }
+        let result = self.foca.handle_timer(timer, &mut self.runtime);
+        self.settle(step, result, now);
     }
 
     pub(super) fn announce(&mut self, addresses: &[SocketAddr], now: Now) {
@@ -155,7 +183,8 @@ impl Machine {
     }
 
     pub(super) fn apply(&mut self, list: &[u8], now: Now) {
-        if self.has_left {
+        // To one that is deaf every list says that it is dead; it would renew again and again, and nobody would take it back.
+        if self.has_left || self.health.is_deaf() {
             return;
         }
         let members = match codec::decode_list(list) {
@@ -289,15 +318,22 @@ impl Machine {
         }
     }
 
+    fn post(&mut self, to: SocketAddr, payload: &[u8], now: Now) {
+        let mut datagram = Vec::with_capacity(payload.len() + super::envelope::OVERHEAD_BYTES);
+        self.envelope.seal(payload, now.wall_ms, &mut datagram);
+        self.outbox.push((to, datagram));
+    }
+
     /// Collects what a step of foca produced.
     fn settle(&mut self, step: &str, result: Result<(), foca::Error>, now: Now) {
         if let Err(error) = result {
             debug!(%error, step, "gossip step refused");
         }
         while let Some((to, payload)) = self.runtime.to_send() {
-            let mut datagram = Vec::with_capacity(payload.len() + super::envelope::OVERHEAD_BYTES);
-            self.envelope.seal(&payload, now.wall_ms, &mut datagram);
-            self.outbox.push((to.address, datagram));
+            if step == PROBE {
+                self.note_ping(&payload, now);
+            }
+            self.post(to.address, &payload, now);
         }
         while let Some((after, timer)) = self.runtime.to_schedule() {
             self.timers.submit(now.instant + after, timer);

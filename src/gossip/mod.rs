@@ -13,6 +13,7 @@ mod farewell;
 pub(crate) mod fuzz;
 mod identity;
 mod machine;
+mod path;
 #[cfg(test)]
 mod simulated;
 mod timers;
@@ -24,12 +25,23 @@ use std::time::Duration;
 
 use foca::PeriodicParams;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 pub use self::codec::CodecError;
 pub use self::driver::start;
 pub use self::envelope::Rejected;
 pub use self::identity::Identity;
+pub use self::machine::Witness;
 use crate::model::{Change, Member, Members, NodeId};
+use crate::security::SharedKeyring;
+
+/// The longest payload of a datagram. Leaves room for the envelope within an Ethernet frame.
+pub const PAYLOAD_BYTES_MAX: usize = 1350;
+/// The longest datagram: such a payload, sealed.
+pub const DATAGRAM_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + envelope::OVERHEAD_BYTES;
+/// How often a path is tried, and how long each try waits for its echo: datagrams may be lost.
+const PATH_TRIES: usize = 4;
+const PATH_TRY: Duration = Duration::from_millis(150);
 
 /// How quickly a silent member is suspected and declared dead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,8 +73,7 @@ impl Detection {
             max_transmissions: NonZeroU8::MIN.saturating_add(11),
             suspect_to_down_after: suspect_to_down,
             remove_down_after: Some(Duration::from_secs(3600)),
-            // Leaves room for the envelope within an Ethernet frame.
-            max_packet_size: NonZeroUsize::MIN.saturating_add(1349),
+            max_packet_size: NonZeroUsize::MIN.saturating_add(PAYLOAD_BYTES_MAX - 1),
             notify_down_members: true,
             periodic_announce: every(Duration::from_secs(30), 1),
             // A healed partition is noticed by these: each half believes the other dead.
@@ -83,6 +94,14 @@ pub struct GossipConfig {
     pub seed: u64,
 }
 
+/// What datagrams are sealed with.
+pub struct Sealing {
+    /// None: they are not.
+    pub keyring: SharedKeyring,
+    /// Must never have been used before.
+    pub nonce_seed: [u8; 32],
+}
+
 /// Something the membership layer noticed.
 #[derive(Clone, Debug)]
 pub enum GossipEvent {
@@ -94,12 +113,36 @@ pub enum GossipEvent {
     Stalled(Duration),
     /// Another live member carries this node's id.
     NameTaken(SocketAddr),
+    /// No datagram arrives here any more, though members show themselves by other means.
+    Deaf,
+    /// Datagrams arrive again.
+    HearsAgain,
+    /// The node at this address has echoed a payload of so many bytes.
+    Echoed {
+        /// Where it says it is.
+        address: SocketAddr,
+        /// How long the payload was, there and back.
+        bytes: usize,
+    },
+}
+
+/// Whether datagrams pass between this node and another, there and back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passage {
+    /// The longest do.
+    Open,
+    /// Only short ones do.
+    Narrow,
+    /// None does.
+    Closed,
 }
 
 enum Command {
     Announce(Vec<SocketAddr>),
     Apply(Vec<u8>),
     List(oneshot::Sender<Vec<u8>>),
+    Challenge(SocketAddr),
+    Heard(SocketAddr, oneshot::Sender<usize>),
     Forget(NodeId, oneshot::Sender<bool>),
     Leave(oneshot::Sender<()>),
 }
@@ -108,6 +151,7 @@ enum Command {
 #[derive(Clone)]
 pub struct Gossip {
     identity: Identity,
+    is_sealed: bool,
     commands: mpsc::Sender<Command>,
     view: watch::Receiver<Arc<Members>>,
     events: broadcast::Sender<GossipEvent>,
@@ -118,6 +162,12 @@ impl Gossip {
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Whether datagrams are sealed, and so have to arrive in time.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.is_sealed
     }
 
     /// The membership view, now and whenever it changes.
@@ -147,6 +197,38 @@ impl Gossip {
         let (answer, list) = oneshot::channel();
         self.send(Command::List(answer)).await;
         list.await.unwrap_or_default()
+    }
+
+    /// Tries whether datagrams as long as any, and short ones, pass to the node at `address` and back. Takes 0.6 s at most.
+    pub async fn try_path(&self, address: SocketAddr) -> Passage {
+        let (mut events, mut passage) = (self.events.subscribe(), Passage::Closed);
+        for _ in 0..PATH_TRIES {
+            self.send(Command::Challenge(address)).await;
+            let echoed = timeout(PATH_TRY, async {
+                while passage != Passage::Open {
+                    match events.recv().await {
+                        Ok(GossipEvent::Echoed { address: from, bytes }) if from == address => {
+                            passage = if bytes < PAYLOAD_BYTES_MAX { Passage::Narrow } else { Passage::Open };
+                        }
+                        Err(broadcast::error::RecvError::Closed) => return,
+                        _ => {}
+                    }
+                }
+            });
+            // Late: the next try.
+            let _ = echoed.await;
+            if passage == Passage::Open {
+                break;
+            }
+        }
+        passage
+    }
+
+    /// How many bytes the longest payload had with which the node at `address` lately tried the path to this one.
+    pub async fn heard(&self, address: SocketAddr) -> usize {
+        let (answer, heard) = oneshot::channel();
+        self.send(Command::Heard(address, answer)).await;
+        heard.await.unwrap_or(0)
     }
 
     /// Makes the whole cluster forget a dead member now. False if it is unknown or alive.

@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::codec::{BincodeCodec, decode_list};
 use super::envelope::Envelope;
 use super::machine::{LATE, Machine, Now};
-use super::{Detection, GossipConfig, GossipEvent, Identity};
+use super::{Detection, GossipConfig, GossipEvent, Identity, Witness};
 use crate::model::{Change, NodeId, Status};
 
 const LATENCY: Duration = Duration::from_millis(1);
@@ -25,6 +27,12 @@ struct Host {
     seen: Vec<(Duration, GossipEvent)>,
 }
 
+#[derive(Default)]
+struct Links {
+    running: HashSet<u16>,
+    cut: HashSet<(u16, u16)>,
+}
+
 /// A cluster, its network, and its time.
 struct World {
     start: Instant,
@@ -32,7 +40,10 @@ struct World {
     hosts: BTreeMap<u16, Host>,
     under_way: BTreeMap<(Duration, u64), (u16, Vec<u8>)>,
     sent: u64,
+    /// Between which nothing passes, in this direction.
     cut: HashSet<(u16, u16)>,
+    /// By what else than datagrams a node is known to another.
+    links: Arc<Mutex<Links>>,
     seed: u64,
     detection: Detection,
 }
@@ -54,6 +65,7 @@ impl World {
             under_way: BTreeMap::new(),
             sent: 0,
             cut: HashSet::new(),
+            links: Arc::default(),
             seed,
             detection: Detection::Lan,
         }
@@ -98,18 +110,39 @@ impl World {
         self.seed += 1;
         let config = GossipConfig { cluster: "sim".into(), detection, seed: self.seed };
         let identity = Identity::new(name(port), address(port), now.wall_ms - behind_ms, self.seed as u16);
-        let machine = Machine::new(&config, envelope(), identity, now);
+        let machine = Machine::new(&config, envelope(), identity, self.witness(port), now);
+        self.links.lock().running.insert(port);
         self.hosts.insert(port, Host { machine, paused: false, seen: Vec::new() });
     }
 
     fn kill(&mut self, port: u16) {
         self.hosts.remove(&port);
+        self.links.lock().running.remove(&port);
+    }
+
+    fn witness(&self, port: u16) -> Witness {
+        let links = self.links.clone();
+        Witness::new(move |address| {
+            let links = links.lock();
+            links.running.contains(&address.port()) && !links.cut.contains(&(port, address.port()))
+        })
     }
 
     fn cut(&mut self, left: &[u16], right: &[u16]) {
         for (a, b) in left.iter().flat_map(|a| right.iter().map(move |b| (*a, *b))) {
             self.cut.extend([(a, b), (b, a)]);
         }
+        self.links.lock().cut.clone_from(&self.cut);
+    }
+
+    /// No datagram of these arrives at `port` any more; everything else does.
+    fn deafen(&mut self, port: u16, to: impl IntoIterator<Item = u16>) {
+        self.cut.extend(to.into_iter().map(|other| (other, port)));
+    }
+
+    fn heal(&mut self) {
+        self.cut.clear();
+        self.links.lock().cut.clear();
     }
 
     fn with<T>(&mut self, port: u16, act: impl FnOnce(&mut Machine, Now) -> T) -> T {
@@ -122,6 +155,7 @@ impl World {
 
     fn pause(&mut self, port: u16) {
         self.hosts.get_mut(&port).unwrap().paused = true;
+        self.links.lock().running.remove(&port);
     }
 
     /// As the driver does after a late wake: first the excuse, then what has arrived, then timers.
@@ -133,6 +167,7 @@ impl World {
             .map(|(_, (_, datagram))| datagram)
             .collect();
         self.hosts.get_mut(&port).unwrap().paused = false;
+        self.links.lock().running.insert(port);
         self.with(port, |machine, _| {
             let lateness = now.instant.saturating_duration_since(machine.next_deadline());
             if lateness > LATE {
@@ -231,7 +266,7 @@ fn two_nodes_that_lost_each_other_meet_again() {
     world.cut(&[1], &[2]);
     world.run(Duration::from_secs(10));
     assert_eq!((world.healthy_at(1), world.healthy_at(2)), (1, 1));
-    world.cut.clear();
+    world.heal();
     world.run(Duration::from_secs(3));
     assert_eq!((world.healthy_at(1), world.healthy_at(2)), (2, 2));
 }
@@ -243,7 +278,7 @@ fn two_halves_of_a_cluster_meet_again_within_five_seconds() {
         world.cut(&[1, 2, 3], &[4, 5, 6]);
         world.run(Duration::from_secs(20));
         assert_eq!(world.healthy_at(1), 3);
-        world.cut.clear();
+        world.heal();
         world.run(Duration::from_secs(5));
         for port in 1..=6 {
             assert_eq!(world.healthy_at(port), 6, "seed {seed}, node {port}");
@@ -254,8 +289,9 @@ fn two_halves_of_a_cluster_meet_again_within_five_seconds() {
 #[test]
 fn nodes_that_are_all_renewed_at_once_still_know_each_other() {
     let mut world = World::formed(4, 1);
+    let members: Vec<_> = (1..=4).map(|port| world.identity(port)).collect();
     for port in 1..=4 {
-        let [me, other] = [port, port % 4 + 1].map(|port| world.identity(port));
+        let [me, other] = [port - 1, port % 4].map(|index| members[usize::from(index)].clone());
         let (mut declared_down, mut datagram) = (Vec::new(), Vec::new());
         let header =
             foca::Header { src: other, src_incarnation: 0, dst: me, message: foca::Message::TurnUndead };
@@ -478,12 +514,95 @@ fn a_profile_with_more_patience_takes_longer_and_a_shorter_pause_for_no_death() 
     }
 }
 
+/// How often the others of `ports` were suspected or declared dead at one of them.
+fn accusations(world: &World, ports: std::ops::RangeInclusive<u16>) -> usize {
+    let pairs = ports.clone().flat_map(|port| ports.clone().map(move |other| (port, other)));
+    let changes = pairs.flat_map(|(port, other)| world.changes_at(port, other));
+    changes.filter(|change| matches!(change, Change::Suspected | Change::Down)).count()
+}
+
+#[test]
+fn a_node_that_hears_nobody_is_found_out_and_accuses_nobody() {
+    for seed in 0..10 {
+        let mut world = World::formed(4, seed * 100);
+        world.deafen(4, 1..=3);
+        world.run(Duration::from_secs(3));
+        for port in 1..=3 {
+            assert_eq!(world.status_at(port, 4), Some(Status::Unhealthy), "seed {seed}, at {port}");
+        }
+        for _ in 0..27 {
+            world.run(Duration::from_secs(1));
+            // Its connections work, and bring it the list in which it is dead.
+            let list = world.hosts[&1].machine.list();
+            world.with(4, |machine, now| machine.apply(&list, now));
+        }
+        assert_eq!(accusations(&world, 1..=3), 0, "seed {seed}: the well accused each other");
+        let renewals: Vec<_> = (1..=4).map(|port| world.count(port, renewed)).collect();
+        assert_eq!(renewals, [0; 4], "seed {seed}");
+        for port in 1..=3 {
+            assert_eq!(world.changes_at(4, port), [Change::Up], "seed {seed}: it accused {port}");
+            let came_back = world.changes_at(port, 4).iter().filter(|change| **change == Change::Up).count();
+            assert_eq!(came_back, 1, "seed {seed}: {port} took it back");
+        }
+        assert_eq!(world.count(4, |event| matches!(event, GossipEvent::Deaf)), 1);
+        world.heal();
+        world.run(Duration::from_secs(5));
+        assert!((1..=4).all(|port| world.healthy_at(port) == 4), "seed {seed}: not whole again");
+        assert_eq!(accusations(&world, 1..=3), 0, "seed {seed}: the well accused each other at the end");
+    }
+}
+
+#[test]
+fn a_deaf_node_still_notices_who_dies() {
+    for seed in 0..10 {
+        let mut world = World::formed(4, seed * 100);
+        world.deafen(4, 1..=3);
+        world.run(Duration::from_secs(5));
+        world.kill(3);
+        world.run(Duration::from_secs(3));
+        assert_eq!(world.status_at(4, 3), Some(Status::Unhealthy), "seed {seed}");
+        assert_eq!(world.status_at(4, 2), Some(Status::Healthy), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_node_that_hears_nobody_is_not_taken_in_and_one_that_nobody_hears_takes_nobody_in() {
+    for seed in 0..10 {
+        let mut world = World::formed(3, seed * 100);
+        world.boot(4, 0);
+        world.deafen(4, 1..=3);
+        world.boot(5, 0);
+        (1..=3).for_each(|port| world.deafen(port, [5]));
+        for _ in 0..10 {
+            for port in [4, 5] {
+                world.with(port, |machine, now| machine.announce(&[address(1), address(2)], now));
+            }
+            for port in 1..=3 {
+                world.with(port, |machine, now| machine.announce(&[address(4), address(5)], now));
+            }
+            world.run(Duration::from_secs(1));
+        }
+        for (port, other) in (1..=3).flat_map(|port| [(port, 4), (port, 5), (4, port), (5, port)]) {
+            assert_eq!(world.changes_at(port, other), [], "seed {seed}: {port} took {other} in");
+        }
+        world.heal();
+        world.run(Duration::from_secs(2));
+        assert!((1..=5).all(|port| world.healthy_at(port) == 5), "seed {seed}: not whole");
+    }
+}
+
 #[test]
 fn two_nodes_of_one_name_are_both_told() {
     let mut world = World::formed(2, 1);
     let now = world.present();
     let config = GossipConfig { cluster: "sim".into(), detection: Detection::Lan, seed: 9 };
-    let twin = Machine::new(&config, envelope(), Identity::new(name(1), address(77), now.wall_ms, 1), now);
+    let twin = Machine::new(
+        &config,
+        envelope(),
+        Identity::new(name(1), address(77), now.wall_ms, 1),
+        world.witness(77),
+        now,
+    );
     world.hosts.insert(77, Host { machine: twin, paused: false, seen: Vec::new() });
     world.with(77, |machine, now| machine.announce(&[address(2)], now));
     world.run(Duration::from_secs(2));

@@ -175,6 +175,12 @@ impl Pool {
         self.peer(address).life.heard_at().elapsed()
     }
 
+    /// Whether a connection to the node at `address` is open, on which something arrived within that time.
+    pub fn is_linked(&self, address: SocketAddr, within: Duration) -> bool {
+        let Some(peer) = self.peers.read().get(&address).cloned() else { return false };
+        peer.lines[Lane::Requests as usize].open().is_some() && peer.life.heard_at().elapsed() < within
+    }
+
     fn peer(&self, address: SocketAddr) -> Arc<Peer> {
         if let Some(peer) = self.peers.read().get(&address) {
             return peer.clone();
@@ -249,6 +255,7 @@ pub(super) fn is_patient(request: &Request) -> bool {
             | Request::Ping { .. }
             | Request::Members
             | Request::CallBack { .. }
+            | Request::Heard { .. }
             | Request::Leave
             | Request::Goodbye { .. }
             | Request::Farewell { .. }

@@ -373,6 +373,11 @@ pub enum Request {
         /// Its process.
         boot: u64,
     },
+    /// What has lately arrived of the datagrams by which the node at this address, the sender, tried the path?
+    Heard {
+        /// Where the sender says it is.
+        address: SocketAddr,
+    },
 }
 
 impl Request {
@@ -438,7 +443,7 @@ pub enum Reply {
     },
     /// To [`Request::Members`].
     Members,
-    /// To [`Request::CallBack`]: why not, if not.
+    /// To [`Request::CallBack`]: why no connection can be had, if none can.
     CalledBack(Option<String>),
     /// To [`Request::Goodbye`], [`Request::Farewell`] and [`Request::Owe`].
     Noted,
@@ -455,4 +460,13 @@ pub enum Reply {
     AskBulk,
     /// Not done, nothing changed.
     Refused(Refusal),
+    /// To [`Request::Heard`].
+    Heard {
+        /// How long the longest payload was; zero if none arrived.
+        bytes: u32,
+        /// The answering node's clock, in unix milliseconds.
+        now_ms: u64,
+    },
+    /// To [`Request::CallBack`]: connections work, and why this node does not take the sender in all the same.
+    TurnedAway(String),
 }

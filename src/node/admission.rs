@@ -56,6 +56,8 @@ pub(super) enum Greeting {
     Welcomed,
     /// A node answered, and this node cannot join through it.
     TurnedAway(String),
+    /// A node answered over TCP, and datagrams do not pass between it and this node.
+    Unheard(String),
     /// Nothing is there, or nothing answers.
     Absent(String),
     /// The address leads back to this node.
@@ -70,7 +72,7 @@ impl Round {
             return None;
         }
         let turned_away = greetings().find_map(|greeting| match greeting {
-            Greeting::TurnedAway(reason) => Some(reason),
+            Greeting::TurnedAway(reason) | Greeting::Unheard(reason) => Some(reason),
             _ => None,
         });
         let absent = || {
@@ -80,6 +82,15 @@ impl Round {
             })
         };
         turned_away.or_else(absent).or(self.unresolved.first()).map(String::as_str)
+    }
+
+    /// Whether datagrams are what keeps this node out.
+    pub(super) fn is_unheard(&self) -> bool {
+        let is = |wanted: fn(&Greeting) -> bool| {
+            self.greeted.iter().any(|(_, greeting)| greeting.as_ref().is_some_and(wanted))
+        };
+        is(|greeting| matches!(greeting, Greeting::Unheard(_)))
+            && !is(|greeting| *greeting == Greeting::Welcomed)
     }
 }
 
@@ -171,7 +182,7 @@ fn occupant(seen: &Surroundings<'_>) -> Option<String> {
         seen.round.into_iter().flat_map(|round| &round.greeted).find_map(|(address, greeting)| {
             let is_peer = || seen.peers.iter().any(|(peer, _)| peer == address);
             match greeting {
-                Some(Greeting::TurnedAway(reason)) => Some(reason.clone()),
+                Some(Greeting::TurnedAway(reason) | Greeting::Unheard(reason)) => Some(reason.clone()),
                 Some(Greeting::Welcomed) if !is_peer() => {
                     Some(format!("{address} answers over TCP, and has not been heard over UDP"))
                 }
@@ -370,6 +381,15 @@ mod tests {
         let mut double = double.greeted(&[(1, absent()), (2, absent())]);
         assert!(matches!(double.at(3_604_998), Verdict::Join(_)));
         assert_eq!(double.at(3_604_999), Verdict::Bootstrap);
+    }
+
+    #[test]
+    fn a_node_whose_datagrams_do_not_pass_stays_outside_and_says_so() {
+        let unheard = Some(Greeting::Unheard("UDP does not arrive".into()));
+        let mut closed = Start::told(true).greeted(&[(1, unheard), (2, absent())]);
+        assert!(closed.round.as_ref().unwrap().is_unheard());
+        closed.joins_until(3_600_000);
+        assert_eq!(closed.at(0), Verdict::Join("UDP does not arrive".into()));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::admission::{self, Greeting, Round};
-use super::{Node, Stop};
+use super::{Node, Stop, passage};
 use crate::gossip::{CodecError, Identity, live_identities};
 use crate::link::{Called, LinkError, Reply, Request};
 use crate::model::NodeId;
@@ -28,17 +28,21 @@ use crate::net::resolve;
 /// admitted they stay short, for nodes that take the place of one that is about to be declared dead.
 const ALONE_PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
 const UNADMITTED_PAUSE_MAX: Duration = Duration::from_millis(250);
+/// The same while datagrams do not pass: each greeting costs the member half a second of trying.
+const UNHEARD_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Pauses between pulls once there are peers.
 const JOINED_PAUSE: [Duration; 2] = [Duration::from_millis(400), Duration::from_secs(30)];
 /// A node that is still outside says so this often.
 const COMPLAINT_PERIOD: Duration = Duration::from_secs(10);
+/// The same while datagrams do not pass, which takes an operator.
+const UNHEARD_COMPLAINT_PERIOD: Duration = Duration::from_secs(60);
 /// How long one address of a name may take before the next is tried beside it, and how many are tried at a time: a name may
 /// stand for machines that are gone, and swallow what is sent to them.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(100);
 const ADDRESSES_AT_ONCE: usize = 8;
 const PULL_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a node may take that is called back; shorter than the patience of the one that asked for it.
-const CALL_TIMEOUT: Duration = Duration::from_millis(1500);
+/// What calling back takes less than the patience of the one that asked for it.
+const CALL_MARGIN: Duration = Duration::from_millis(500);
 
 /// Joins, and stays joined.
 pub(super) async fn run(node: Node) {
@@ -65,19 +69,25 @@ async fn keep_greeting(node: &Node) {
             // Fails when the peer has just died; another one is asked next time.
             let _ = pull(node, peer).await;
         } else if let Some(reason) = round.failure()
-            && complained_at.is_none_or(|at| at.elapsed() >= COMPLAINT_PERIOD)
+            && complained_at.is_none_or(|at| at.elapsed() >= complaint_period(&round))
         {
             complained_at = Some(Instant::now());
             complain(node, reason);
         }
+        let is_unheard = round.is_unheard();
         node.0.admission.note_round(round);
         wait(node, alone, pause).await;
         pause = (pause * 2).min(match (alone, node.is_admitted()) {
+            (true, _) if is_unheard => UNHEARD_PAUSE_MAX,
             (_, false) => UNADMITTED_PAUSE_MAX,
             (true, true) => ALONE_PAUSE[1],
             (false, true) => JOINED_PAUSE[1],
         });
     }
+}
+
+fn complaint_period(round: &Round) -> Duration {
+    if round.is_unheard() { UNHEARD_COMPLAINT_PERIOD } else { COMPLAINT_PERIOD }
 }
 
 fn complain(node: &Node, reason: &str) {
@@ -176,7 +186,8 @@ async fn greet(node: &Node, address: SocketAddr) -> Greeting {
     }
 }
 
-/// Has the node at `address` call this one. A member that gossip reaches and no connection does would be in everybody's way.
+/// Has the node at `address` call this one. A member that one protocol reaches and the other does not would be in everybody's
+/// way.
 async fn ask_for_call(node: &Node, address: SocketAddr) -> Result<(), GreetError> {
     let request = Request::CallBack { node_id: node.0.id.clone(), address: node.0.address };
     let deadline = Instant::now() + PULL_TIMEOUT;
@@ -185,17 +196,34 @@ async fn ask_for_call(node: &Node, address: SocketAddr) -> Result<(), GreetError
         Ok((Reply::CalledBack(Some(reason)), _)) => {
             Err(GreetError::NotReached { address, reason, here: node.0.address })
         }
+        Ok((Reply::TurnedAway(reason), _)) => Err(GreetError::Unheard(address, reason)),
         Ok(_) => Err(GreetError::Unfit(address)),
         Err(error) => Err(ListError::from(error).into()),
     }
 }
 
-/// Whether the node of this name answers at `address`.
-pub(super) async fn call_back(node: &Node, node_id: &NodeId, address: SocketAddr) -> Result<(), String> {
+/// Whether the node of this name answers at `address`, over TCP and UDP.
+pub(super) async fn call_back(node: &Node, node_id: &NodeId, address: SocketAddr) -> Reply {
+    // The one that asks waits for no longer than this.
+    let deadline = Instant::now() + PULL_TIMEOUT - CALL_MARGIN;
+    if let Err(reason) = call(node, node_id, address, deadline).await {
+        return Reply::CalledBack(Some(reason));
+    }
+    match passage::check(node, node_id, address, deadline).await {
+        Ok(()) => Reply::CalledBack(None),
+        Err(reason) => {
+            if node.0.complaints.is_due("join refused") {
+                warn!(member = %node_id, %address, reason, "refused a node; more like it are not logged for a minute");
+            }
+            Reply::TurnedAway(reason)
+        }
+    }
+}
+
+async fn call(node: &Node, node_id: &NodeId, address: SocketAddr, deadline: Instant) -> Result<(), String> {
     // It says that it is up, whatever was noticed before.
     node.0.links.forgive(address);
     let request = Request::Ping { clock: node.0.versions.latest() };
-    let deadline = Instant::now() + CALL_TIMEOUT;
     match node.0.links.call((node_id, address), &request, &[], deadline).await {
         Ok((Reply::Pong { node_id: other, .. }, _)) if other == *node_id => Ok(()),
         Ok((Reply::Pong { node_id: other, .. }, _)) => Err(format!("{other} answers at {address}")),
@@ -248,6 +276,8 @@ enum GreetError {
          node's address for them, set --advertise"
     )]
     NotReached { address: SocketAddr, reason: String, here: SocketAddr },
+    #[error("{0} turns this node away: {1}")]
+    Unheard(SocketAddr, String),
     #[error("{0} gave an answer that does not fit the question")]
     Unfit(SocketAddr),
     #[error("this node's name is still taken by the member at {namesake}, says {0}", namesake = .1)]
@@ -264,6 +294,7 @@ impl From<GreetError> for Greeting {
                 | LinkError::Silent(_)
                 | LinkError::Late(_),
             )) => Greeting::Absent(error.to_string()),
+            GreetError::Unheard(..) => Greeting::Unheard(error.to_string()),
             _ => Greeting::TurnedAway(error.to_string()),
         }
     }

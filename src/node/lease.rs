@@ -18,7 +18,8 @@ use tokio::time::sleep;
 use super::beat::PERIOD;
 use super::placement::{EXCUSED_AFTER, Placement};
 use super::{Contact, Node};
-use crate::link::{Admission, LeaseAnswer, LeaseQuestion, Reply, Request, SILENCE, Sender};
+use crate::gossip::Witness;
+use crate::link::{Admission, LeaseAnswer, LeaseQuestion, Pool, Reply, Request, SILENCE, Sender};
 use crate::model::{Ledger, NodeId, Slot, SlotSet};
 
 /// A process that did not run for this long may have been taken for gone by those that asked it something.
@@ -120,6 +121,20 @@ fn start_over(node: &Node) {
 }
 
 impl Node {
+    /// What gossip may know of a member by its links: they are used several times a second.
+    #[must_use]
+    pub fn witness(links: &Arc<Pool>) -> Witness {
+        let links = Arc::downgrade(links);
+        Witness::new(move |address| {
+            links.upgrade().is_some_and(|links| links.is_linked(address, UNHEARD_FOR))
+        })
+    }
+
+    /// Whether TCP to the member at `address` works.
+    pub(super) fn is_linked(&self, address: SocketAddr) -> bool {
+        self.0.links.is_linked(address, UNHEARD_FOR)
+    }
+
     /// What this node asks a member now, with the answer to what that one has asked.
     pub(super) fn ask(&self, placement: &Placement, member: &NodeId, at_once: bool) -> (Request, Vec<Bytes>) {
         // An answer shows the member that its question has arrived directly, which it cannot have by a detour.

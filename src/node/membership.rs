@@ -151,6 +151,13 @@ pub(super) async fn follow_events(node: Node, mut events: broadcast::Receiver<Go
                 let node = node.clone();
                 crate::net::spawn(async move { super::join::check_name(&node, other).await });
             }
+            Ok(GossipEvent::Deaf) => warn!(
+                "TCP works, UDP to this node, {}, does not arrive: a firewall, or a clock? It accuses nobody meanwhile",
+                node.0.address
+            ),
+            Ok(GossipEvent::HearsAgain) => info!("UDP arrives here again"),
+            // For whoever tried the path.
+            Ok(GossipEvent::Echoed { .. }) => {}
             Err(broadcast::error::RecvError::Lagged(missed)) => warn!(missed, "membership events were lost"),
             Err(broadcast::error::RecvError::Closed) => return,
         }
@@ -165,11 +172,16 @@ fn tell(node: &Node, change: Change, member: &Member) {
         let contact = contacts.entry(member.node_id.clone()).or_default();
         (contact.seen_ms, contact.admission) = (node.now_ms(), None);
     }
+    let udp;
     let (kind, detail) = match change {
         Change::Up => ("member_up", None),
         Change::Restarted => ("member_up", Some("restarted")),
         Change::Recovered => ("member_up", Some("refuted the suspicion")),
         Change::Suspected => ("member_suspect", None),
+        Change::Down if node.is_linked(member.address) => {
+            udp = format!("TCP works, UDP to {} gets no answer: a firewall, or a clock?", member.address);
+            ("member_down", Some(&*udp))
+        }
         Change::Down => ("member_down", None),
         Change::Left => ("member_left", None),
     };

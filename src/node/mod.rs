@@ -24,6 +24,7 @@ mod membership;
 mod offer;
 mod operation;
 mod owed;
+mod passage;
 mod placement;
 mod reach;
 mod replicate;
@@ -109,7 +110,7 @@ struct Inner {
     /// Members that said goodbye over the link, by the process that did.
     goodbyes: Mutex<BTreeMap<NodeId, handoff::Goodbye>>,
     gossip: Gossip,
-    links: Pool,
+    links: Arc<Pool>,
     metrics: Arc<Metrics>,
     events: events::EventLog,
     moves: Mutex<MoveStats>,
@@ -146,7 +147,7 @@ impl Node {
     pub fn start(
         config: NodeConfig,
         gossip: Gossip,
-        links: Pool,
+        links: Arc<Pool>,
         wall: WallClock,
         metrics: Arc<Metrics>,
         tasks: &mut JoinSet<()>,

@@ -97,9 +97,14 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: In
             let gossip = node.0.gossip.clone();
             Answer::Later(Box::pin(async move { (Reply::Members, vec![Bytes::from(gossip.list().await)]) }))
         }
-        Request::CallBack { node_id, address } => Answer::Later(Box::pin(async move {
-            let failed = join::call_back(&node, &node_id, address).await.err();
-            (Reply::CalledBack(failed), Vec::new())
+        Request::CallBack { node_id, address } => {
+            Answer::Later(Box::pin(
+                async move { (join::call_back(&node, &node_id, address).await, Vec::new()) },
+            ))
+        }
+        Request::Heard { address } => Answer::Later(Box::pin(async move {
+            let bytes = node.0.gossip.heard(address).await.try_into().unwrap_or(u32::MAX);
+            (Reply::Heard { bytes, now_ms: node.now_ms() }, Vec::new())
         })),
         Request::Goodbye { node_id, boot } => {
             node.note_goodbye(node_id, handoff::Goodbye { boot, has_ended: false });

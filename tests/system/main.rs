@@ -14,6 +14,7 @@ mod events;
 mod failures;
 mod fields;
 mod files;
+mod firewall;
 mod formation;
 mod http;
 mod interface;

@@ -62,6 +62,20 @@ pub(crate) fn swallow_connections_to(address: SocketAddr) {
     }
 }
 
+/// No datagram arrives at `address` any more; connections do.
+pub(crate) fn close_udp_to(address: SocketAddr) {
+    udp_rule("-A", address);
+}
+
+/// Datagrams arrive there again.
+pub(crate) fn open_udp_to(address: SocketAddr) {
+    udp_rule("-D", address);
+}
+
+fn udp_rule(change: &str, address: SocketAddr) {
+    add_rule(&[change, "INPUT", "-p", "udp", "--dport", &address.port().to_string(), "-j", "DROP"]);
+}
+
 fn add_rule(rule: &[&str]) {
     let added = Command::new("iptables").args(rule).status().expect("iptables runs");
     assert!(added.success(), "{rule:?}: {added}");

@@ -1,0 +1,131 @@
+//! Local health, as in Lifeguard (Dadgar, Phillips and Currey 2018): a node that hears nobody doubts itself first.
+//!
+//! Silence after a ping may be the target's death or this node's own deafness. What tells them apart is whether anything at
+//! all has arrived since, and whether the target shows itself by other means. Invariant: while no datagram arrives, no member
+//! that the witness vouches for is suspected or declared dead by this node.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use foca::{Message, ProbeNumber};
+use tokio::time::Instant;
+
+use super::super::{GossipEvent, Identity, codec};
+use super::{Machine, Now};
+
+/// How many others are asked for a sign when a ping is not answered.
+const ASKED: usize = 3;
+/// So many probes in a row without a datagram are told: about a second.
+const TOLD_AFTER: u32 = 5;
+
+/// Says whether the member at an address shows itself by other means than gossip.
+#[derive(Clone)]
+pub struct Witness(Arc<dyn Fn(SocketAddr) -> bool + Send + Sync>);
+
+impl Witness {
+    /// One that asks `is_alive`.
+    pub fn new(is_alive: impl Fn(SocketAddr) -> bool + Send + Sync + 'static) -> Witness {
+        Witness(Arc::new(is_alive))
+    }
+
+    fn vouches_for(&self, address: SocketAddr) -> bool {
+        (self.0)(address)
+    }
+}
+
+impl fmt::Debug for Witness {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Witness")
+    }
+}
+
+/// What this node makes of its own hearing.
+#[derive(Debug)]
+pub(super) struct Health {
+    witness: Witness,
+    heard_at: Option<Instant>,
+    /// The ping that has not been concluded.
+    ping: Option<Ping>,
+    /// Probes in a row during which nothing arrived.
+    silent_probes: u32,
+}
+
+#[derive(Debug)]
+struct Ping {
+    target: Identity,
+    number: ProbeNumber,
+    at: Instant,
+}
+
+impl Health {
+    pub(super) fn new(witness: Witness) -> Health {
+        Health { witness, heard_at: None, ping: None, silent_probes: 0 }
+    }
+
+    /// A datagram has arrived. True if that ends a silence that was told.
+    pub(super) fn hear(&mut self, now: Instant) -> bool {
+        self.heard_at = Some(now);
+        std::mem::take(&mut self.silent_probes) >= TOLD_AFTER
+    }
+
+    /// Whether the latest probe ended in silence.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.silent_probes > 0
+    }
+
+    /// Whether an accusation of the member at `address` rests on nothing but this node's own deafness.
+    pub(super) fn doubts(&self, address: SocketAddr) -> bool {
+        self.is_deaf() && self.witness.vouches_for(address)
+    }
+
+    fn is_silent(&self, ping: &Ping) -> bool {
+        self.heard_at.is_none_or(|at| at <= ping.at)
+    }
+
+    /// Ends the probe. Gives its ping if nothing has arrived since.
+    fn conclude(&mut self) -> Option<Ping> {
+        let ping = self.ping.take().filter(|ping| self.is_silent(ping))?;
+        self.silent_probes = self.silent_probes.saturating_add(1);
+        Some(ping)
+    }
+}
+
+impl Machine {
+    /// A probe is over. If nothing has arrived since its ping and the target is vouched for, the probe says nothing; foca can
+    /// only be told so by an answer.
+    pub(super) fn conclude_probe(&mut self, now: Now) {
+        let Some(Ping { target, number, .. }) = self.health.conclude() else { return };
+        if !self.health.doubts(target.address) {
+            return;
+        }
+        if self.health.silent_probes == TOLD_AFTER {
+            self.events.push(GossipEvent::Deaf);
+        }
+        let known = self.foca.iter_members().find(|member| *member.id() == target);
+        let Some(src_incarnation) = known.map(foca::Member::incarnation) else { return };
+        let (dst, message) = (self.foca.identity().clone(), Message::Ack(number));
+        let answer = foca::Header { src: target, src_incarnation, dst, message };
+        if let Ok(answer) = codec::encode_item(&answer) {
+            self.hand_on(&answer, now);
+        }
+    }
+
+    /// Remembers the ping in what foca sends.
+    pub(super) fn note_ping(&mut self, payload: &[u8], now: Now) {
+        let Ok(header) = codec::decode_item::<foca::Header<Identity>>(payload) else { return };
+        if let Message::Ping(number) = header.message {
+            self.health.ping = Some(Ping { target: header.dst, number, at: now.instant });
+        }
+    }
+
+    /// If nothing has arrived since the ping, asks others for a sign: so silence at the end of the probe is no accident.
+    pub(super) fn ask_for_a_sign(&mut self, now: Now) {
+        let Some(ping) = self.health.ping.as_ref().filter(|ping| self.health.is_silent(ping)) else { return };
+        let others = self.foca.iter_members().map(foca::Member::id).filter(|id| **id != ping.target);
+        let asked: Vec<_> = others.map(|id| id.address).take(ASKED).collect();
+        for address in asked {
+            self.challenge(address, None, now);
+        }
+    }
+}
