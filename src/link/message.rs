@@ -242,6 +242,8 @@ pub struct LeaseAnswer {
     pub ring: Fingerprint,
     /// False: not yet.
     pub granted: bool,
+    /// Whether the answering node counts the asker as a member.
+    pub is_member: bool,
 }
 
 /// Why a node is to act as an owner.

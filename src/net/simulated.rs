@@ -106,7 +106,10 @@ impl Process {
     /// From now on these hosts answer what this process sends to a port of theirs with a reset, as a firewall's rule may do in
     /// the name of a process that runs.
     pub fn set_refusing(&self, refusing: BTreeSet<IpAddr>) {
-        self.change(|state| state.refusing = refusing);
+        // Waking all tasks for nothing would change the order in which they run, and with it what a seed does.
+        if self.0.lock().refusing != refusing {
+            self.change(|state| state.refusing = refusing);
+        }
     }
 
     fn turn(&self, run: Run) {

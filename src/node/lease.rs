@@ -202,8 +202,9 @@ impl Node {
             self.0.owing.notify_one();
         }
         let waited_us = self.uptime_us().saturating_sub(since_us);
-        let answer =
-            LeaseAnswer { boot, asked_us: question.asked_us, waited_us, ring, granted: dirty.is_some() };
+        let is_member = self.members().live().any(|known| known.node_id == *member);
+        let asked_us = question.asked_us;
+        let answer = LeaseAnswer { boot, asked_us, waited_us, ring, granted: dirty.is_some(), is_member };
         (answer, dirty.map(|dirty| vec![Bytes::from(dirty.to_bytes())]).unwrap_or_default())
     }
 
@@ -232,6 +233,7 @@ impl Node {
     ) -> bool {
         self.see_clock(sender.clock);
         self.0.reach.hear(&sender.node_id, &sender.unreached, self.uptime_ms());
+        self.0.reach.hear_membership(&sender.node_id, answer.is_member, self.uptime_ms());
         let round_trip_us = self.uptime_us().saturating_sub(answer.asked_us).saturating_sub(answer.waited_us);
         let contact = Contact {
             seen_ms: self.now_ms(),

@@ -3,8 +3,9 @@
 //! Gossip may pass where connections do not. A member that this node cannot call is called through one that can (see
 //! [`crate::link`]); a relay is nothing but a slow wire. After [`ACCUSED_AFTER`] this node says so in every frame of the lease
 //! exchange, until it has reached the member for a while again, each time longer. Who has such a fault with more than half
-//! of the other members is *set apart*: it owns nothing in anybody's table, and hands over like one that leaves. Invariant:
-//! one node's word sets nobody apart, and never are half of the members.
+//! of the other members is *set apart*: it owns nothing in anybody's table, and hands over like one that leaves. So does a
+//! node that learns over TCP that most of the others do not count it as a member: it hears no gossip. Invariant: one node's
+//! word sets no other apart, and never are half of the members.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -31,6 +32,8 @@ const ACCUSED_AFTER: Duration = Duration::from_secs(2);
 const CLEARED_AFTER: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
 /// How long what another member says of its reach holds.
 const SAID_FOR: Duration = Duration::from_secs(1);
+/// For how long a member has to say that this node is none before this node believes it; news takes its time.
+const DENIED_AFTER: Duration = Duration::from_secs(1);
 /// Between two tries to reach a member without the detour.
 const PROBE_PERIOD: Duration = Duration::from_millis(500);
 
@@ -57,10 +60,12 @@ struct Path {
 }
 
 /// What one member said last.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Said {
     unreached: Vec<Unreached>,
     at_ms: u64,
+    /// Since when it says that this node is no member.
+    denied_since_ms: Option<u64>,
 }
 
 impl Default for Reach {
@@ -82,16 +87,34 @@ impl Reach {
 
     /// Takes note of what a member cannot reach.
     pub(super) fn hear(&self, member: &NodeId, unreached: &[Unreached], now_ms: u64) {
-        let mut said = self.said.lock();
-        match said.get_mut(member) {
-            Some(said) => {
-                said.at_ms = now_ms;
-                if said.unreached != unreached {
-                    said.unreached = unreached.to_vec();
-                }
-            }
-            None => drop(said.insert(member.clone(), Said { unreached: unreached.to_vec(), at_ms: now_ms })),
+        let mut all = self.said.lock();
+        if !all.contains_key(member) {
+            all.insert(member.clone(), Said::default());
         }
+        if let Some(said) = all.get_mut(member) {
+            said.at_ms = now_ms;
+            if said.unreached != unreached {
+                said.unreached = unreached.to_vec();
+            }
+        }
+    }
+
+    /// Takes note of whether a member, which was heard just now, counts this node as one.
+    pub(super) fn hear_membership(&self, member: &NodeId, is_member: bool, now_ms: u64) {
+        if let Some(said) = self.said.lock().get_mut(member) {
+            said.denied_since_ms = if is_member { None } else { said.denied_since_ms.or(Some(now_ms)) };
+        }
+    }
+
+    /// Whether more than half of these members, the others, have said for a while that this node is none.
+    fn is_denied(&self, others: &BTreeSet<NodeId>, now_ms: u64) -> bool {
+        let said = self.said.lock();
+        let denies = |said: &Said| {
+            let since_ms = said.denied_since_ms.filter(|_| said.holds(now_ms));
+            since_ms.is_some_and(|since_ms| now_ms >= since_ms + DENIED_AFTER.as_millis() as u64)
+        };
+        let denying = others.iter().filter(|member| said.get(*member).is_some_and(denies)).count();
+        2 * denying > others.len()
     }
 
     /// Members that own nothing because too many others cannot reach them.
@@ -236,11 +259,17 @@ impl Node {
         });
         self.0.links.set_detours(detours.collect());
         let faults = self.0.reach.faults(self.id(), now_ms);
-        let apart = if faults.is_empty() {
-            BTreeSet::new()
-        } else {
-            set_apart(&view.live().map(|member| member.node_id.clone()).collect(), &faults)
-        };
+        let mut members: BTreeSet<NodeId> = view.live().map(|member| member.node_id.clone()).collect();
+        let mut apart = if faults.is_empty() { BTreeSet::new() } else { set_apart(&members, &faults) };
+        members.remove(self.id());
+        if self.0.reach.is_denied(&members, now_ms) && apart.insert(self.id().clone()) {
+            let is_news = !self.0.reach.apart().contains(self.id());
+            if is_news {
+                warn!(
+                    "most of the others do not count this node as a member: it owns nothing, and sends requests on"
+                );
+            }
+        }
         self.0.reach.apart.send_if_modified(|current| {
             let changes = **current != apart;
             if changes {
@@ -349,6 +378,23 @@ mod tests {
         path.look(1, 2000 * MS, 0);
         path.look(2, Duration::ZERO, 10);
         assert!(!path.is_accused && path.accusations == 0);
+    }
+
+    #[test]
+    fn a_node_believes_most_of_the_others_that_it_is_no_member_after_a_while() {
+        let reach = Reach::default();
+        let others = [id(2), id(3), id(4)].into();
+        let all_say = |denying: &[usize], now_ms| {
+            for number in 2..=4 {
+                reach.hear(&id(number), &[], now_ms);
+                reach.hear_membership(&id(number), !denying.contains(&number), now_ms);
+            }
+            reach.is_denied(&others, now_ms)
+        };
+        assert!(!all_say(&[2, 3], 0) && !all_say(&[2, 3], 999) && all_say(&[2, 3], 1000));
+        assert!(!reach.is_denied(&others, 2001), "they have fallen silent");
+        assert!(!all_say(&[2], 2001), "one word");
+        assert!(!all_say(&[2, 3], 2002), "from now on anew");
     }
 
     #[test]

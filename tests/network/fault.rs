@@ -76,12 +76,18 @@ const fn of_a_pair(name: &'static str, steps: &'static [Step]) -> Fault {
     Fault { name, nodes: 3, sick: &[1, 2], reach_a_majority: true, steps, holds: false }
 }
 
+impl Fault {
+    const fn holds(self) -> Fault {
+        Fault { holds: true, ..self }
+    }
+}
+
 /// All faults, with what holds today.
 pub(crate) const FAULTS: &[Fault] = &[
-    of_one("tcp", false, &[Lose(1, Both, Tcp, OTHERS)]),
-    of_one("tcp-in", false, &[Lose(1, In, Tcp, OTHERS)]),
-    of_one("tcp-out", false, &[Lose(1, Out, Tcp, OTHERS)]),
-    of_one("new-connections", true, &[Lose(1, Both, Syn, OTHERS)]),
+    of_one("tcp", false, &[Lose(1, Both, Tcp, OTHERS)]).holds(),
+    of_one("tcp-in", false, &[Lose(1, In, Tcp, OTHERS)]).holds(),
+    of_one("tcp-out", false, &[Lose(1, Out, Tcp, OTHERS)]).holds(),
+    of_one("new-connections", true, &[Lose(1, Both, Syn, OTHERS)]).holds(),
     of_one("calls-to-it", true, &[Lose(1, In, Calls, OTHERS)]),
     of_one("calls-from-it", false, &[Lose(1, Out, Calls, OTHERS)]),
     of_one("rst", true, &[Refuse(1, OTHERS)]),

@@ -26,7 +26,7 @@ const LANES: usize = 2;
 
 const HEAD: &str = "\
 | fault | nodes | requests | failed in the first 5 s, after | stale | degraded | p50, p99 before | first 5 s | after | \
-log lines a minute | whole again | old then | bound |
+log lines a minute | whole again | wrong then | bound |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |";
 
 #[test]
@@ -79,7 +79,7 @@ struct Came {
     /// That its rules caught.
     packets: u64,
     whole_after: Option<Duration>,
-    /// Reads of every key at every node in the end, by node, that found less than was acknowledged.
+    /// Of one read of every key then, by node, those that found less than was acknowledged, or failed.
     old: Vec<usize>,
 }
 

@@ -95,7 +95,7 @@ mod tests {
         assert_eq!(of(&[]), Kind::Usual);
         assert_eq!(of(&[pause.clone(), pause.clone()]), Kind::Usual);
         assert_eq!(of(&[pause.clone(), crash]), Kind::Down);
-        assert_eq!(of(&[pair.clone()]), Kind::Pair);
+        assert_eq!(of(std::slice::from_ref(&pair)), Kind::Pair);
         assert_eq!(of(&[pair.clone(), pause]), Kind::Down);
         assert_eq!(of(&[pair, split]), Kind::Split);
     }

@@ -5,7 +5,7 @@
 
 mod order;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::AddAssign;
@@ -146,14 +146,18 @@ impl History {
     /// How much of it was checked strictly.
     pub(crate) fn count(&self, schedule: &Schedule) -> Count {
         let mut count = Count { operations: self.operations.len(), ..Count::default() };
+        let mut writes = BTreeMap::<usize, Vec<&Operation>>::new();
+        for write in self.operations.iter().filter(|one| one.is_write_of(one.key)) {
+            writes.entry(write.key).or_default().push(write);
+        }
         for read in &self.operations {
             let (start, end) = read.span();
             let is_up = schedule.was_up(read.node, start, end);
             count.errors += usize::from(is_up && matches!(read.outcome(), Some(Outcome::Unknown(_))));
             if read.action == Action::Get {
-                let writes: Vec<_> = self.operations.iter().filter(|one| one.is_write_of(read.key)).collect();
+                let writes = writes.get(&read.key).map_or(&[][..], Vec::as_slice);
                 count.reads += 1;
-                count.strict_reads += usize::from(order::must_see(read, &writes, schedule).next().is_some());
+                count.strict_reads += usize::from(order::must_see(read, writes, schedule).next().is_some());
             }
         }
         count

@@ -34,6 +34,8 @@ const KEYS_SMALL: usize = 120;
 const HOT_KEYS: usize = 4;
 /// Pauses of a client between two operations.
 const THINK_MS: std::ops::Range<u64> = 5..60;
+/// The same where a moment is aimed at.
+const HASTY_MS: std::ops::Range<u64> = 3..25;
 /// Share of the PUTs that carry a condition.
 const CONDITIONAL: f64 = 0.3;
 /// Share of the operations that are on the key that is aimed at, if there is one, and of its PUTs that carry a condition.
@@ -246,7 +248,8 @@ impl Load {
                     versions.insert(key, version);
                 }
             }
-            sleep(Duration::from_millis(random.random_range(THINK_MS))).await;
+            let think_ms = if self.schedule.aims_at_writes() { HASTY_MS } else { THINK_MS };
+            sleep(Duration::from_millis(random.random_range(think_ms))).await;
         }
     }
 

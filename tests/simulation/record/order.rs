@@ -111,7 +111,10 @@ fn check_value(
         Some(made) => made > version,
         None => origin.is_older_than(write) && schedule.must_see(origin.at(), write.at()),
     };
-    match must_see(read, writes, schedule).find(|write| is_newer(write)) {
+    // The cheap question first: many writes may come before a read, and few are newer than what it shows.
+    let newer: Vec<_> =
+        writes.iter().copied().filter(|write| write.is_before(read) && is_newer(write)).collect();
+    match must_see(read, &newer, schedule).next() {
         None => Ok(()),
         Some(newer) if newer.action == Action::Delete => {
             Err(format!("deleted, yet it is back: {read}\n  {origin}\n  {newer}"))
@@ -136,7 +139,7 @@ fn check_miss(
         _ => false,
     };
     let lost = must_see(read, writes, schedule).filter(|write| !is_gone(write)).find(|put| {
-        !writes.iter().any(|write| {
+        !writes.iter().rev().any(|write| {
             let began = read.end.as_ref().is_some_and(|(end, _)| write.start < *end);
             is_gone(write) && write.may_be_done() && began && !write.is_before(put)
         })
@@ -147,7 +150,7 @@ fn check_miss(
 /// A condition fails only if there was a moment, while it was asked for, at which it did not hold.
 fn check_refusal(refused: &Operation, writes: &[&Operation], schedule: &Schedule) -> Result<(), String> {
     let end = refused.end.as_ref().map(|(end, _)| *end);
-    let mut others = writes.iter().filter(|write| {
+    let mut others = writes.iter().rev().filter(|write| {
         write.may_be_done() && !std::ptr::eq(**write, refused) && end.is_some_and(|end| write.start < end)
     });
     let is_justified = match &refused.action {

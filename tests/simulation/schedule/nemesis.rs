@@ -68,10 +68,10 @@ pub(super) fn draw(seed: u64, end_ms: u64) -> Option<Schedule> {
             let mut at_ms = start_ms;
             while at_ms + 2_000 < end_ms {
                 // Around what the others take for silence, or for as long as its leases run.
-                let range = if random.random() { 80..110 } else { 100..590 };
+                let range = if random.random() { 80..100 } else { 100..590 };
                 let for_ms = random.random_range(range);
                 schedule.add(Fault::Pause { node: owners[0] }, at_ms, for_ms);
-                at_ms += for_ms + random.random_range(800..2_000);
+                at_ms += for_ms + random.random_range(400..1_000);
             }
         }
         _ => {
@@ -108,6 +108,11 @@ impl Schedule {
         let slot = Key::parse(format!("k{key}")).expect("it is a key").slot();
         let place = |owner: &NodeId| ids.iter().position(|id| id == owner);
         ring.owners(slot).filter_map(place).collect()
+    }
+
+    /// Whether nodes stop at the moment of a write.
+    pub(crate) fn aims_at_writes(&self) -> bool {
+        self.aim.is_some() && self.has(|fault| matches!(fault, Fault::Pause { .. }))
     }
 
     /// Puts off the pauses that are due until a write is on its way to the nodes that are to stop; all that are due together
