@@ -350,6 +350,20 @@ pub enum Request {
         /// The sending process's own time, in milliseconds.
         at_ms: u64,
     },
+    /// Keep this conditional write, which an owner lacks, for whoever decides next about its key.
+    Witness {
+        /// The write.
+        record: RecordHead,
+        /// The owner that has it: the sender.
+        holder: NodeId,
+        /// The table that the sender goes by.
+        ring: Fingerprint,
+    },
+    /// Which write of this key was this node to keep?
+    Witnessed {
+        /// The key.
+        key: Box<str>,
+    },
     /// Send this on to a member that the sender cannot call. Its values are those of the request inside.
     Relay {
         /// To whom, and how.
@@ -449,6 +463,10 @@ pub enum Reply {
     CalledBack(Option<String>),
     /// To [`Request::Goodbye`], [`Request::Farewell`] and [`Request::Owe`].
     Noted,
+    /// To [`Request::Witness`]: whether it is kept.
+    Kept(bool),
+    /// To [`Request::Witnessed`]: the write, and who has it.
+    Witnessed(Option<(RecordHead, NodeId)>),
     /// To [`Request::Promise`]: whether it is given.
     Promised(bool),
     /// To [`Request::Relay`], if the member did not answer it.

@@ -20,7 +20,7 @@ use super::placement::Placement;
 use super::replicate::{Judged, Written};
 use super::{Node, Operation, Outcome};
 use crate::link::{Refusal, Reply, Request};
-use crate::model::{Fence, Fingerprint, Key, Ledger, NodeId, Slot, mix};
+use crate::model::{Fence, Fingerprint, Key, Ledger, NodeId, Record, Slot, Version, mix};
 use crate::net::spawn;
 
 /// How long a member may take to promise, or to take a copy that is not its own.
@@ -40,11 +40,22 @@ struct Fenced {
     fence: Arc<SlotFence>,
     since_ms: u64,
     found: Gathered,
+    /// What others have seen of owners that could not be asked themselves.
+    seen: Vec<Record>,
 }
 
 impl Fenced {
     fn stands(&self, now_ms: u64) -> bool {
         self.fence.stands_since(self.placement.ring.fingerprint(), self.since_ms, now_ms)
+    }
+
+    fn newest(&self) -> Option<&Record> {
+        let found = self.found.newest().map(|(_, record)| record);
+        found.into_iter().chain(&self.seen).max_by_key(|record| record.version())
+    }
+
+    fn versions(&self) -> impl Iterator<Item = Version> {
+        self.found.versions().chain(self.seen.iter().map(Record::version))
     }
 }
 
@@ -96,7 +107,7 @@ impl Node {
     async fn decide(&self, operation: &Operation, deadline: Instant) -> Result<Outcome, Refusal> {
         let key = operation.key();
         let fenced = self.fence_and_gather(key, deadline).await?;
-        if let Some((_, newest)) = fenced.found.newest() {
+        if let Some(newest) = fenced.newest() {
             self.keep(key, newest.clone());
         }
         if !fenced.stands(self.uptime_ms()) {
@@ -138,7 +149,7 @@ impl Node {
         let mine = written.record.version();
         let on = written.judged.as_ref().and_then(|judged| judged.on);
         let is_known = |version| version == mine || on.is_some_and(|on| version <= on);
-        if !fenced.found.versions().all(is_known) {
+        if !fenced.versions().all(is_known) {
             return Err(Refusal::Unconfirmed);
         }
         self.spread(&fenced, written).await?;
@@ -153,10 +164,16 @@ impl Node {
         }
         let fence = self.raise(&placement, key.slot(), deadline).await.ok_or(Refusal::Undecided)?;
         let since_ms = self.uptime_ms();
-        let found = self.gather_all(&placement, key, deadline).await;
-        let fenced = Fenced { placement, fence, since_ms, found };
+        let (found, heard) = tokio::join!(
+            self.gather_all(&placement, key, deadline),
+            self.hear_witnesses(&placement, key, deadline)
+        );
+        let members = placement.ring.members();
         let is_sure =
-            fenced.found.is_conclusive() && fenced.found.is_of_majority(fenced.placement.ring.members());
+            found.is_conclusive() && found.is_of_majority(members) && 2 * heard.answered > members.len();
+        let seen = heard.writes.into_iter().filter(|seen| !found.has_answered(&seen.holder));
+        let seen = seen.map(|seen| seen.record).collect();
+        let fenced = Fenced { placement, fence, since_ms, found, seen };
         // The table may have changed meanwhile, or this process may have slept.
         let is_owner = self.ring().fingerprint() == fenced.placement.ring.fingerprint()
             && self.may_act_settled(&self.0.placement.load());
@@ -172,12 +189,16 @@ impl Node {
         let ring = &fenced.placement.ring;
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         let others = ring.members().iter().filter(|member| *member != self.id());
-        let copying = others.map(|member| {
-            let records = [(&written.key, written.record.clone())].into_iter();
-            self.copy_to(member, Request::Copy, records, deadline)
+        let holding = others.map(async |member| {
+            let (key, record) = (&written.key, &written.record);
+            if !ring.owns(member, key.slot()) {
+                return self.show(&fenced.placement, member, (key, record), deadline).await;
+            }
+            let records = [(key, record.clone())].into_iter();
+            let copied = self.copy_to(member, Request::Copy, records, deadline).await;
+            matches!(copied, Copied::Held { ring: theirs, .. } if theirs == ring.fingerprint())
         });
-        let is_held = |copied: &Copied| matches!(copied, Copied::Held { ring: theirs, .. } if *theirs == ring.fingerprint());
-        let holders = 1 + join_all(copying).await.iter().filter(|copied| is_held(copied)).count();
+        let holders = 1 + join_all(holding).await.into_iter().filter(|is_held| *is_held).count();
         if 2 * holders > ring.members().len() { Ok(()) } else { Err(Refusal::Unconfirmed) }
     }
 

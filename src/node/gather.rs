@@ -62,6 +62,11 @@ impl Gathered {
         self.peeked().filter_map(|(_, peeked)| peeked.record.as_ref().map(Record::version))
     }
 
+    /// Whether a member has answered.
+    pub(super) fn has_answered(&self, member: &NodeId) -> bool {
+        self.peeked().any(|(answered, _)| answered == member)
+    }
+
     /// Whether nobody hears from a member.
     fn is_unheard(&self, member: &NodeId) -> bool {
         self.is_everybody && self.peeked().all(|(_, peeked)| peeked.unheard.contains(member))
@@ -96,8 +101,7 @@ impl Gathered {
 
     /// Whether `member` has answered, and nobody has anything that may have been written after that time.
     pub(super) fn rules_out(&self, member: &NodeId, time: u64) -> bool {
-        let has_answered = self.peeked().any(|(answered, _)| answered == member);
-        has_answered && self.newest().is_none_or(|(_, record)| record.version().time() <= time)
+        self.has_answered(member) && self.newest().is_none_or(|(_, record)| record.version().time() <= time)
     }
 
     /// Why no owner answered.

@@ -35,6 +35,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 mod tidy;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -99,6 +100,7 @@ struct Inner {
     reach: reach::Reach,
     ledger: Mutex<Ledger>,
     fences: fence::Fences,
+    witnesses: witness::Witnesses,
     /// Something was marked in the ledger.
     owing: Notify,
     /// There may be records of slots that others own.
@@ -166,6 +168,7 @@ impl Node {
             reach: reach::Reach::default(),
             ledger: Mutex::default(),
             fences: fence::Fences::default(),
+            witnesses: witness::Witnesses::default(),
             owing: Notify::new(),
             foreign: Notify::new(),
             clean: watch::channel(true).0,

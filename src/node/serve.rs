@@ -73,6 +73,17 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: In
             node.0.fences.release(slot, &node_id, at_ms);
             Answer::Now(Reply::Promised(false), Vec::new())
         }
+        Request::Witness { record, holder, ring } => match node.keep_witnessed(record, value, holder, ring) {
+            Ok(is_kept) => Answer::Now(Reply::Kept(is_kept), Vec::new()),
+            Err(refusal) => refused(refusal),
+        },
+        Request::Witnessed { key } => match parse(key) {
+            Ok(key) => {
+                let (reply, values) = node.testify(&key);
+                Answer::Now(reply, values)
+            }
+            Err(refusal) => refused(refusal),
+        },
         Request::Relay { how, request } => {
             let address = node.0.placement.load().addresses.get(&how.to).copied();
             let Some(address) = address else {
