@@ -17,6 +17,8 @@ use crate::model::{Change, Member, Members, NodeId, Ring, Slot, Status};
 
 /// Changes of this long are taken together: a healing partition renews nearly every identity at once.
 const DEBOUNCE: Duration = Duration::from_millis(50);
+/// After a change of the table, until former owners have handed over and dropped what they held, unless they hold very much.
+const HANDED_OVER_WITHIN: Duration = Duration::from_secs(60);
 
 /// Rebuilds the table after each change of the view.
 pub(super) async fn follow_view(node: Node) {
@@ -48,13 +50,21 @@ fn take_up(node: &Node, members: &Members) {
     let apart = node.0.reach.apart();
     put_in_force(node, &addresses(members.live().filter(|member| !apart.contains(&member.node_id))));
     // After the change, which makes dirty what one that is back may lack.
-    let has_missing = members.iter().any(|member| member.status == Status::Unhealthy);
-    node.update_ledger(|ledger| ledger.set_missing(has_missing));
+    note_older(node);
     node.0.contacts.lock().retain(|node_id, _| members.get(node_id).is_some());
     let placement = node.0.placement.load();
     let is_known = |node_id: &_| members.get(node_id).is_some() || placement.addresses.contains_key(node_id);
     node.0.goodbyes.lock().retain(|node_id, _| is_known(node_id));
     close_unused_links(node);
+}
+
+/// Notes whether somebody may hold older values than the owners do: a member that is dead and may come back, or one that
+/// owned other slots by a former table and has not handed them over.
+pub(super) fn note_older(node: &Node) {
+    let is_missing = node.members().iter().any(|member| member.status == Status::Unhealthy);
+    let is_new =
+        node.uptime_ms() < node.0.placement.load().since_ms() + HANDED_OVER_WITHIN.as_millis() as u64;
+    node.update_ledger(|ledger| ledger.set_missing(is_missing || is_new));
 }
 
 /// One that has left may still have answers under way, and something to hand over.

@@ -10,6 +10,7 @@ use tokio::time::{interval, sleep};
 use tracing::warn;
 
 use super::Node;
+use super::membership::note_older;
 use super::offer::Heads;
 use super::placement::Placement;
 use crate::model::{Key, NodeId, SlotSet};
@@ -46,6 +47,7 @@ pub(super) async fn sweep(node: Node) {
     let mut ticks = interval(SWEEP_PERIOD);
     loop {
         ticks.tick().await;
+        note_older(&node);
         let swept = node.0.store.sweep(node.now_ms(), SWEEP_RECORDS);
         node.0.metrics.expirations.inc_by(swept.entries as u64);
     }
