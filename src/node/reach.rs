@@ -228,10 +228,12 @@ impl Node {
         let mut paths = self.0.reach.paths.lock();
         paths.retain(|member, _| placement.addresses.contains_key(member));
         for (member, address) in placement.others() {
-            let Some(known) = view.get(member).filter(|known| known.address == address) else { continue };
-            let silent_for = self.0.links.silent_for(address).min(awake_for);
+            let known = view.get(member).filter(|known| known.address == address);
+            // Of one that has left nobody complains, but it may have to be asked by a detour all the same.
+            let longest = if known.is_some() { Duration::MAX } else { ACCUSED_AFTER - DETOUR_AFTER };
+            let silent_for = self.0.links.silent_for(address).min(awake_for).min(longest);
             let path = paths.entry(member.clone()).or_default();
-            if path.look(known.boot, silent_for, now_ms) {
+            if path.look(known.map_or(path.boot, |known| known.boot), silent_for, now_ms) {
                 tell(self, member, address, path.is_accused);
             }
             if path.reached_since_ms.is_some() {
