@@ -162,7 +162,7 @@ pub(super) async fn follow_events(node: Node, mut events: broadcast::Receiver<Go
                 crate::net::spawn(async move { super::join::check_name(&node, other).await });
             }
             Ok(GossipEvent::Deaf) => warn!(
-                "TCP works, UDP to this node, {}, does not arrive: a firewall, or a clock? It accuses nobody meanwhile",
+                "TCP works, UDP between the others and this node, {}, gets no answer: a firewall, or a clock? It accuses nobody meanwhile",
                 node.0.address
             ),
             Ok(GossipEvent::HearsAgain) => info!("UDP arrives here again"),

@@ -49,7 +49,6 @@ fn assert_none(broken: &[&String], keys: &[String], what: &str) {
 }
 
 #[test]
-#[ignore = "hole 1 is open"]
 fn what_a_leaver_owed_to_an_owner_it_could_not_reach_is_paid_by_others() {
     if !is_apart("schedules::what_a_leaver_owed_to_an_owner_it_could_not_reach_is_paid_by_others") {
         return;
@@ -68,7 +67,6 @@ fn what_a_leaver_owed_to_an_owner_it_could_not_reach_is_paid_by_others() {
 }
 
 #[test]
-#[ignore = "hole 3 is open"]
 fn a_key_is_created_once_while_its_owners_are_cut_off_from_each_other() {
     if !is_apart("schedules::a_key_is_created_once_while_its_owners_are_cut_off_from_each_other") {
         return;
@@ -85,7 +83,6 @@ fn a_key_is_created_once_while_its_owners_are_cut_off_from_each_other() {
 }
 
 #[test]
-#[ignore = "hole 5 is open"]
 fn a_key_is_created_once_while_its_primary_calls_and_cannot_be_called() {
     if !is_apart("schedules::a_key_is_created_once_while_its_primary_calls_and_cannot_be_called") {
         return;
@@ -112,7 +109,6 @@ fn a_key_is_created_once_while_its_primary_calls_and_cannot_be_called() {
 }
 
 #[test]
-#[ignore = "hole 8 is open"]
 fn an_owner_whose_port_refuses_is_not_taken_for_dead() {
     if !is_apart("schedules::an_owner_whose_port_refuses_is_not_taken_for_dead") {
         return;

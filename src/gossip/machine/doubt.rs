@@ -1,7 +1,7 @@
-//! Local health, as in Lifeguard (Dadgar, Phillips and Currey 2018): a node that hears nobody doubts itself first.
+//! Local health, as in Lifeguard (Dadgar, Phillips and Currey 2018): a node that nobody answers doubts itself first.
 //!
-//! Silence after a ping may be the target's death or this node's own deafness. What tells them apart is whether anything at
-//! all has arrived since, and whether the target shows itself by other means. Invariant: while no datagram arrives, no member
+//! Silence after a ping may be the target's death, or this node is deaf, or mute. What tells them apart is whether anybody at all
+//! has answered since, and whether the target shows itself by other means. Invariant: while no answer arrives, no member
 //! that the witness vouches for is suspected or declared dead by this node.
 
 use std::fmt;
@@ -16,7 +16,7 @@ use super::{Machine, Now};
 
 /// How many others are asked for a sign when a ping is not answered.
 const ASKED: usize = 3;
-/// So many probes in a row without a datagram are told: about a second.
+/// So many probes in a row without an answer are told: about a second.
 const TOLD_AFTER: u32 = 5;
 
 /// Says whether the member at an address shows itself by other means than gossip.
@@ -47,7 +47,7 @@ pub(super) struct Health {
     heard_at: Option<Instant>,
     /// The ping that has not been concluded.
     ping: Option<Ping>,
-    /// Probes in a row during which nothing arrived.
+    /// Probes in a row during which nobody answered.
     silent_probes: u32,
 }
 
@@ -63,7 +63,7 @@ impl Health {
         Health { witness, heard_at: None, ping: None, silent_probes: 0 }
     }
 
-    /// A datagram has arrived. True if that ends a silence that was told.
+    /// An answer has arrived. True if that ends a silence that was told.
     pub(super) fn hear(&mut self, now: Instant) -> bool {
         self.heard_at = Some(now);
         std::mem::take(&mut self.silent_probes) >= TOLD_AFTER
@@ -83,7 +83,7 @@ impl Health {
         self.heard_at.is_none_or(|at| at <= ping.at)
     }
 
-    /// Ends the probe. Gives its ping if nothing has arrived since.
+    /// Ends the probe. Gives its ping if nobody has answered since.
     fn conclude(&mut self) -> Option<Ping> {
         let ping = self.ping.take().filter(|ping| self.is_silent(ping))?;
         self.silent_probes = self.silent_probes.saturating_add(1);
@@ -92,7 +92,7 @@ impl Health {
 }
 
 impl Machine {
-    /// A probe is over. If nothing has arrived since its ping and the target is vouched for, the probe says nothing; foca can
+    /// A probe is over. If nobody has answered since its ping and the target is vouched for, the probe says nothing; foca can
     /// only be told so by an answer.
     pub(super) fn conclude_probe(&mut self, now: Now) {
         let Some(Ping { target, number, .. }) = self.health.conclude() else { return };
@@ -119,7 +119,7 @@ impl Machine {
         }
     }
 
-    /// If nothing has arrived since the ping, asks others for a sign: so silence at the end of the probe is no accident.
+    /// If nobody has answered since the ping, asks others for a sign: so silence at the end of the probe is no accident.
     pub(super) fn ask_for_a_sign(&mut self, now: Now) {
         let Some(ping) = self.health.ping.as_ref().filter(|ping| self.health.is_silent(ping)) else { return };
         let others = self.foca.iter_members().map(foca::Member::id).filter(|id| **id != ping.target);

@@ -16,11 +16,11 @@ impl Machine {
         if self.has_left {
             return;
         }
-        if self.health.hear(now.instant) {
-            self.events.push(GossipEvent::HearsAgain);
-        }
         if let Some(message) = Message::decode(payload) {
             return self.follow_path(&message, payload.len(), now);
+        }
+        if is_answer(payload) {
+            self.hear(now);
         }
         self.greet_who_asks_for_predecessor(payload, now);
         match self.unproven_sender(payload, now) {
@@ -31,6 +31,13 @@ impl Machine {
                 }
             }
             None => self.hand_on(payload, now),
+        }
+    }
+
+    /// Something has arrived that shows that others hear this node, and it them.
+    fn hear(&mut self, now: Now) {
+        if self.health.hear(now.instant) {
+            self.events.push(GossipEvent::HearsAgain);
         }
     }
 
@@ -57,6 +64,7 @@ impl Machine {
             self.post(to, &response, now);
         }
         if let Some(address) = taken.valid {
+            self.hear(now);
             self.events.push(GossipEvent::Echoed { address, bytes });
         }
         for datagram in taken.released {
@@ -76,4 +84,11 @@ impl Machine {
     pub(in super::super) fn heard(&self, address: SocketAddr, now: Now) -> usize {
         self.paths.heard(address, now.instant)
     }
+}
+
+/// Whether it answers something that this node has sent.
+fn is_answer(payload: &[u8]) -> bool {
+    use foca::Message::{Ack, Feed, ForwardedAck};
+    let header = codec::decode_item::<foca::Header<Identity>>(payload);
+    header.is_ok_and(|header| matches!(header.message, Ack(_) | ForwardedAck { .. } | Feed))
 }
