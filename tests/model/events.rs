@@ -124,9 +124,10 @@ impl Model {
                     || found.conclusive && !self.has(Rule::OwnersHeard);
                 (has(found.answered, owner) && is_enough).then_some(())?;
                 let table = world.nodes[asker].table;
-                let store = &mut world.nodes[owner].store;
-                *store = found.newest.max(*store);
                 let is_create = world.ops[op].kind == Kind::Create;
+                let witnessed = if is_create { found.witnessed } else { 0 };
+                let store = &mut world.nodes[owner].store;
+                *store = found.newest.max(witnessed).max(*store);
                 let fenced = is_create && self.stands(world, owner);
                 let phase = Phase::Settled { fenced };
                 world.ops[op] = Op { phase, owner, table, ..world.ops[op] };
@@ -188,7 +189,7 @@ impl Model {
                 world.faults_left -= 1;
                 world.nodes[node].silent = Some(0);
                 world.nodes[node].presence = Presence::Gone;
-                world.nodes[node].store = 0;
+                (world.nodes[node].store, world.nodes[node].seen) = (0, 0);
             }
             Event::DeclareDead { node } => {
                 has(world.view, node).then_some(())?;

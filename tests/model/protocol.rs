@@ -48,7 +48,7 @@ impl Model {
         self.stands(world, owner) && (!self.has(Rule::GatherAfterFence) || fenced)
     }
 
-    /// Members that own nothing of the slot hold a fenced create, too.
+    /// Members that own nothing of the slot witness a fenced create.
     fn copy_to_all(&self, world: &mut World, op: usize) {
         let Op { owner, fenced, .. } = world.ops[op];
         let table = world.nodes[owner].table;
@@ -71,7 +71,12 @@ impl Model {
             let is_stale = world.nodes[to].store > version;
             let is_bound = self.has(Rule::BoundCopies) && world.is_bound_elsewhere(to, Some(owner));
             let is_elsewhere = (world.nodes[to].table != table || is_bound) && is_owner;
-            receive(world, to, version);
+            let reported = world.nodes[owner].complete || has(world.nodes[owner].reported, to);
+            if is_owner || !reported {
+                receive(world, to, version);
+            } else if world.nodes[to].seen <= version {
+                (world.nodes[to].seen, world.nodes[to].seen_of) = (version, only(owner));
+            }
             if world.nodes[to].table != table && self.has(Rule::ForeignCopies) {
                 world.nodes[to].owes |= world.owners(world.nodes[to].table) & !only(to);
             }

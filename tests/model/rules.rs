@@ -37,8 +37,8 @@ pub(crate) enum Rule {
     NewestAtAck,
     /// A create that not all owners hold is granted only if the fence stands under which it was decided.
     FenceAtAck,
-    /// Such a create is granted only if a majority of the members holds it, owners or not: what one node holds is cut off
-    /// with that node.
+    /// Such a create is granted only if a majority of the members holds it or has witnessed it: what one node holds is cut
+    /// off with that node.
     MajorityHolds,
     /// Who has promised the slot to one node tells the others that it is dirty.
     PromiseIsDirty,

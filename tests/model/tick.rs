@@ -52,7 +52,11 @@ impl Model {
             let is_late = is_create && self.has(Rule::NewestAtAck) && world.nodes[owner].store > version;
             let is_alone = is_create && self.has(Rule::FenceAtAck) && degraded && !fenced;
             let members = world.nodes[owner].table;
-            let holders = each(members).filter(|member| world.nodes[*member].store >= version).count();
+            let holders = each(members).filter(|member| {
+                let node = &world.nodes[*member];
+                node.store.max(node.seen) >= version
+            });
+            let holders = holders.count();
             let is_rare = is_create
                 && self.has(Rule::MajorityHolds)
                 && degraded

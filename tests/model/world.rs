@@ -52,6 +52,9 @@ pub(crate) struct Node {
     pub(crate) silent: Option<u8>,
     /// The version it holds; zero is none.
     pub(crate) store: u8,
+    /// The version of a create that it has witnessed and does not hold, and who does.
+    pub(crate) seen: u8,
+    pub(crate) seen_of: Set,
     pub(crate) table: Set,
     /// Members that have left and still hand over.
     pub(crate) departed: Set,
@@ -141,6 +144,8 @@ pub(crate) struct Gathered {
     pub(crate) conclusive: bool,
     /// The same without the word of an owner that has authority.
     pub(crate) all_heard: bool,
+    /// The newest that was witnessed of a holder that did not answer.
+    pub(crate) witnessed: u8,
 }
 
 impl World {
@@ -268,7 +273,9 @@ impl World {
             || each(asked).all(|member| is_settled(member, true));
         let conclusive = all_heard || each(owners).any(|owner| knows(owner) && self.has_authority(owner));
         let newest = each(answered).map(|one| self.nodes[one].store).max().unwrap_or(0);
-        Gathered { answered, newest, conclusive, all_heard }
+        let is_witness = |one: &usize| self.nodes[*one].seen_of & answered == 0;
+        let witnessed = each(answered).filter(is_witness).map(|one| self.nodes[one].seen).max().unwrap_or(0);
+        Gathered { answered, newest, conclusive, all_heard, witnessed }
     }
 
     /// What no schedule may lead to.
