@@ -125,7 +125,8 @@ fn an_owner_that_is_killed_costs_its_lease_once() {
         .collect();
     // A lease, and a busy machine.
     assert!(killed.elapsed() < Duration::from_millis(1500), "all writes took {times:?}");
-    let waited = times.iter().filter(|time| **time > Duration::from_millis(100)).count();
+    // Half a lease: less may be a busy machine.
+    let waited = times.iter().filter(|time| **time > Duration::from_millis(300)).count();
     assert!(waited <= 1, "{times:?}");
     keys.iter().for_each(|key| assert_eq!(cluster[3].value(key).as_deref(), Some("after"), "{key}"));
 }
