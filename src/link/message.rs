@@ -141,6 +141,8 @@ pub struct RecordHead {
     pub key: Box<str>,
     /// The version under which every copy is kept.
     pub version: Version,
+    /// Of a copy that a write waits for: the write's mark, see `model::Recent`. Otherwise zero.
+    pub mark: u64,
     /// What is kept.
     pub kind: RecordKind,
 }
@@ -256,6 +258,13 @@ pub struct Claim {
     pub settled_at_ms: Option<u64>,
     /// The asker's latest version time: what is written now is newer than all that it knew.
     pub clock: u64,
+    /// What the asked node's own time, in milliseconds, was at least when a write was sent to it; none if that is not known, or
+    /// if the write is so long that it takes its time.
+    pub sent_at_ms: Option<u64>,
+    /// The number of the request that brought about a write; see `model::Recent`.
+    pub request: u64,
+    /// The version under which the write has been done already, at another node.
+    pub done: Option<Version>,
 }
 
 /// What a node has given up of a slot while others lacked it.
@@ -297,6 +306,8 @@ pub enum Request {
         key: Box<str>,
         /// The table that the asker goes by.
         ring: Fingerprint,
+        /// The mark of the write that is to be done, see `model::Recent`; zero for a read.
+        mark: u64,
     },
     /// Which slots may the sender lack something of? Asked again and again; see `model::Ledger`. Behind it as the raw value are
     /// the slots of `answer`, see `model::SlotSet`.
@@ -436,6 +447,8 @@ pub enum Reply {
         unheard: Vec<NodeId>,
         /// The answering process's own time, in milliseconds.
         at_ms: u64,
+        /// The version under which the marked write has been done already.
+        done: Option<Version>,
     },
     /// To [`Request::Lease`] that is to be answered at once; the slots as the raw value.
     Leased {

@@ -76,7 +76,14 @@ fn get(key: &str) -> Request {
 }
 
 fn claim() -> Claim {
-    Claim { ring: "0000000000000000".parse().unwrap(), settled_at_ms: None, clock: 0 }
+    Claim {
+        ring: "0000000000000000".parse().unwrap(),
+        settled_at_ms: None,
+        clock: 0,
+        sent_at_ms: None,
+        request: 0,
+        done: None,
+    }
 }
 
 fn soon() -> Instant {

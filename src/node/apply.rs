@@ -18,16 +18,11 @@ impl Node {
     pub(super) fn apply(&self, operation: &Operation) -> Result<(Outcome, Option<Applied>), NodeError> {
         let now_ms = self.now_ms();
         let unstamped = Version::new(0, 0);
-        let (key, condition, mut record) = match operation {
+        let (key, condition) = match operation {
             Operation::Get(key) => return Ok((self.lookup(key), None)),
-            Operation::Put(key, new, condition) => {
-                (key, condition, Record::Entry(entry(new, unstamped, now_ms)))
-            }
-            Operation::Delete(key, condition) => {
-                let expires_at_ms = now_ms.saturating_add(Tombstone::LIFE_MS);
-                (key, condition, Record::Tombstone(Tombstone { version: unstamped, expires_at_ms }))
-            }
+            Operation::Put(key, _, condition) | Operation::Delete(key, condition) => (key, condition),
         };
+        let mut record = operation.record(unstamped, now_ms);
         let mut on = None;
         let stamp = |current: Option<Current>| {
             on = current.map(|current| current.version);
@@ -56,6 +51,19 @@ impl Node {
             NodeError::PreconditionFailed(reason) => Refusal::PreconditionFailed(reason),
             other => Refusal::TooLarge(other.to_string()),
         })
+    }
+}
+
+impl Operation {
+    /// What a write leaves. A read would leave what a delete does.
+    pub(super) fn record(&self, version: Version, now_ms: u64) -> Record {
+        match self {
+            Operation::Put(_, new, _) => Record::Entry(entry(new, version, now_ms)),
+            Operation::Get(_) | Operation::Delete(..) => {
+                let expires_at_ms = now_ms.saturating_add(Tombstone::LIFE_MS);
+                Record::Tombstone(Tombstone { version, expires_at_ms })
+            }
+        }
     }
 }
 

@@ -86,7 +86,7 @@ impl Node {
         let deadline = self.deadline();
         self.check_admitted(deadline).await?;
         let ring = self.ring();
-        let claim = self.claim(ring.fingerprint(), None);
+        let claim = self.claim(ring.fingerprint());
         let mut by_key: HashMap<&Key, Vec<usize>> = HashMap::with_capacity(operations.len());
         for (index, operation) in operations.iter().enumerate() {
             by_key.entry(operation.key()).or_default().push(index);
@@ -157,8 +157,7 @@ impl Node {
         let mut each = Vec::with_capacity(indexes.len());
         for (outcome, &index) in outcomes.into_iter().zip(indexes) {
             let operation = &operations[index];
-            let completed =
-                self.complete(operation, outcome, primary, Route::Forwarded, claim.clock, deadline);
+            let completed = self.complete(operation, outcome, primary, Route::Forwarded, claim, deadline);
             each.push(read.bounded(operation, completed));
         }
         stream::iter(each).buffered(SETTLING_MAX).collect().await
@@ -190,7 +189,8 @@ impl Node {
     ) -> Vec<(usize, Result<Outcome, Failure>)> {
         let (indexes, wired): (Vec<usize>, Vec<Wired>) = frame.into_iter().unzip();
         let (heads, values): (Vec<_>, Vec<_>) = wired.into_iter().unzip();
-        let request = Request::Many { operations: heads, claim };
+        let sent_at_ms = self.sent_at_ms(primary, values.iter().map(Bytes::len).sum());
+        let request = Request::Many { operations: heads, claim: Claim { sent_at_ms, ..claim } };
         let failure = match self.call(primary, &request, &values, deadline).await {
             Ok((Reply::Many(outcomes), mut values)) if outcomes.len() == indexes.len() => {
                 match check_lengths(outcomes.iter().map(link::Outcome::value_bytes), &values) {

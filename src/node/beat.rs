@@ -32,6 +32,7 @@ pub(super) async fn run(node: Node) {
     loop {
         let placement = node.0.placement.load_full();
         node.0.questions.retain(|member| placement.addresses.contains_key(member));
+        node.0.clocks.retain(|member| placement.addresses.contains_key(member));
         ask_all(&node, &placement).await;
     }
 }

@@ -77,7 +77,7 @@ impl Node {
         let (placement, deadline) = (self.0.placement.load_full(), self.deadline());
         let mut owners = Vec::new();
         for owner in placement.ring.owners(key.slot()) {
-            let peeked = self.peek_at(&placement, owner, key, deadline).await;
+            let peeked = self.peek_at(&placement, owner, key, 0, deadline).await;
             let holds = peeked.map(|peeked| matches!(peeked.record, Some(Record::Entry(_))));
             owners.push((owner.clone(), holds.ok()));
         }

@@ -37,17 +37,20 @@ pub(super) const ROOM: Room = Room { items: usize::MAX, value_bytes: BATCH_BYTES
 const SIGN_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Node {
-    /// Has a member keep records. All that is not [`Copied::Held`] holds of some of them.
+    /// Has a member keep records, each with the mark of its write. All that is not [`Copied::Held`] holds of some of them.
     pub(super) async fn copy_to<'a>(
         &self,
         member: &NodeId,
         request: fn(Fingerprint, Vec<RecordHead>) -> Request,
-        records: impl Iterator<Item = (&'a Key, Record)>,
+        records: impl Iterator<Item = (&'a Key, Record, u64)>,
         deadline: Instant,
     ) -> Copied {
         let here = self.ring().fingerprint();
         let (mut member_ring, mut is_bound, mut all_stale, mut sent) = (here, false, Vec::new(), 0);
-        let items = records.map(|(key, record)| record_to_wire(key, record));
+        let items = records.map(|(key, record, mark)| {
+            let (head, value) = record_to_wire(key, record);
+            (RecordHead { mark, ..head }, value)
+        });
         for batch in cut(items, ROOM, |(head, value)| Weight::of(head, value.len())) {
             let count = batch.len() as u32;
             match self.copy_batch(member, request, batch, deadline).await {
@@ -130,7 +133,7 @@ impl Node {
     ) -> Result<Vec<(u32, Version)>, Refusal> {
         check_lengths(heads.iter().map(RecordHead::value_bytes), &values)?;
         let mut stale = Vec::new();
-        for (index, RecordHead { key, version, kind }) in heads.into_iter().enumerate() {
+        for (index, RecordHead { key, version, mark, kind }) in heads.into_iter().enumerate() {
             let (key, record) = match (parse(key), kind_from_wire(version, kind, &mut values)) {
                 (Ok(key), Ok(record)) => (key, record),
                 (key, record) => {
@@ -146,6 +149,7 @@ impl Node {
                 self.0.store.remove_version(&key, held.version());
             }
             stale.extend(self.keep(&key, record).map(|held| (index as u32, held)));
+            self.0.recent.note(mark, version, self.uptime_ms());
             let placement = self.0.placement.load();
             let is_foreign = theirs.is_some_and(|theirs| theirs != placement.ring.fingerprint());
             if is_foreign || !placement.owns(key.slot()) {

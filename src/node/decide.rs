@@ -17,10 +17,10 @@ use super::copies::Copied;
 use super::fence::SlotFence;
 use super::gather::Gathered;
 use super::placement::Placement;
-use super::replicate::{Judged, Written};
+use super::replicate::{Judged, Written, decided_before};
 use super::{Node, Operation, Outcome};
-use crate::link::{Refusal, Reply, Request};
-use crate::model::{Fence, Fingerprint, Key, Ledger, NodeId, Record, Slot, Version, mix};
+use crate::link::{Claim, Refusal, Reply, Request};
+use crate::model::{Fence, Fingerprint, Key, Ledger, NodeId, Recent, Record, Slot, Version, mix};
 use crate::net::spawn;
 
 /// How long a member may take to promise, or to take a copy that is not its own.
@@ -73,11 +73,12 @@ impl Node {
         &self,
         operations: &[Operation],
         open: Vec<usize>,
+        claim: Claim,
         deadline: Instant,
     ) -> Vec<(usize, Result<Outcome, Refusal>)> {
         let mut deciding = Vec::with_capacity(open.len());
         for &index in &open {
-            deciding.push(self.decide(&operations[index], deadline));
+            deciding.push(self.decide(&operations[index], claim, deadline));
         }
         let decided: Vec<_> = stream::iter(deciding).buffered(DECIDING_MAX).collect().await;
         open.into_iter().zip(decided).collect()
@@ -104,8 +105,14 @@ impl Node {
         failed.extend(refused);
     }
 
-    async fn decide(&self, operation: &Operation, deadline: Instant) -> Result<Outcome, Refusal> {
+    async fn decide(
+        &self,
+        operation: &Operation,
+        claim: Claim,
+        deadline: Instant,
+    ) -> Result<Outcome, Refusal> {
         let key = operation.key();
+        let mark = Recent::mark(claim.request, key);
         let fenced = self.fence_and_gather(key, deadline).await?;
         if let Some(newest) = fenced.newest() {
             self.keep(key, newest.clone());
@@ -113,10 +120,14 @@ impl Node {
         if !fenced.stands(self.uptime_ms()) {
             return Err(Refusal::Undecided);
         }
+        if self.0.recent.version(mark, self.uptime_ms()).is_some() {
+            return Err(decided_before());
+        }
         let (mut outcome, applied) = self.apply_as_owner(operation)?;
         let Some(applied) = applied else { return Ok(outcome) };
+        self.0.recent.note(mark, applied.record.version(), self.uptime_ms());
         let judged = Judged { at_ms: self.uptime_ms(), on: applied.on, is_fenced: true, is_doubtful: false };
-        let mut written = [Written::new(0, key.clone(), applied.record, Some(judged))];
+        let mut written = [Written::new(0, key.clone(), applied.record, mark, Some(judged))];
         if let Some((_, refusal)) = self.replicate(&mut written, deadline).await.pop() {
             return Err(refusal);
         }
@@ -194,7 +205,7 @@ impl Node {
             if !ring.owns(member, key.slot()) {
                 return self.show(&fenced.placement, member, (key, record), deadline).await;
             }
-            let records = [(key, record.clone())].into_iter();
+            let records = [(key, record.clone(), written.mark)].into_iter();
             let copied = self.copy_to(member, Request::Copy, records, deadline).await;
             matches!(copied, Copied::Held { ring: theirs, .. } if theirs == ring.fingerprint())
         });

@@ -23,6 +23,7 @@ pub(super) struct Peeked {
     standing: Standing,
     unheard: Vec<NodeId>,
     at_ms: u64,
+    done: Option<Version>,
 }
 
 type Answer = (NodeId, Result<Peeked, LinkError>);
@@ -60,6 +61,11 @@ impl Gathered {
     /// The versions that were found.
     pub(super) fn versions(&self) -> impl Iterator<Item = Version> {
         self.peeked().filter_map(|(_, peeked)| peeked.record.as_ref().map(Record::version))
+    }
+
+    /// The version under which the write that was asked for has been done already.
+    pub(super) fn done(&self) -> Option<Version> {
+        self.peeked().filter_map(|(_, peeked)| peeked.done).max()
     }
 
     /// Whether a member has answered.
@@ -125,13 +131,13 @@ fn peeked(answers: &[Answer]) -> impl Iterator<Item = (&NodeId, &Peeked)> {
 
 impl Node {
     /// Asks all owners, and if that settles nothing everybody.
-    pub(super) async fn gather(&self, key: &Key, deadline: Instant) -> Gathered {
+    pub(super) async fn gather(&self, key: &Key, mark: u64, deadline: Instant) -> Gathered {
         let placement = self.0.placement.load_full();
         let owners: Vec<NodeId> = placement.ring.owners(key.slot()).cloned().collect();
-        let mut found = self.peek_at_all(&placement, owners, key, deadline).await;
+        let mut found = self.peek_at_all(&placement, owners, key, mark, deadline).await;
         if !found.is_conclusive() {
             let others = self.not_owners(&placement, key);
-            found.add_others(self.peek_at_all(&placement, others, key, deadline).await);
+            found.add_others(self.peek_at_all(&placement, others, key, mark, deadline).await);
         }
         found
     }
@@ -140,8 +146,8 @@ impl Node {
     pub(super) async fn gather_all(&self, placement: &Placement, key: &Key, deadline: Instant) -> Gathered {
         let owners: Vec<NodeId> = placement.ring.owners(key.slot()).cloned().collect();
         let (mut found, others) = tokio::join!(
-            self.peek_at_all(placement, owners, key, deadline),
-            self.peek_at_all(placement, self.not_owners(placement, key), key, deadline)
+            self.peek_at_all(placement, owners, key, 0, deadline),
+            self.peek_at_all(placement, self.not_owners(placement, key), key, 0, deadline)
         );
         found.add_others(others);
         found
@@ -159,8 +165,9 @@ impl Node {
         let placement = self.0.placement.load_full();
         let owners: Vec<NodeId> = placement.ring.owners(key.slot()).cloned().collect();
         let others = owners.into_iter().filter(|owner| owner != one).collect();
-        let mut found = self.peek_at_all(&placement, others, key, deadline).await;
-        let nothing = Peeked { record: None, standing: Standing::Authority, unheard: Vec::new(), at_ms: 0 };
+        let mut found = self.peek_at_all(&placement, others, key, 0, deadline).await;
+        let (standing, unheard) = (Standing::Authority, Vec::new());
+        let nothing = Peeked { record: None, standing, unheard, at_ms: 0, done: None };
         found.answers.insert(0, (one.clone(), Ok(nothing)));
         found.owners += 1;
         found
@@ -171,16 +178,17 @@ impl Node {
         placement: &Placement,
         members: Vec<NodeId>,
         key: &Key,
+        mark: u64,
         deadline: Instant,
     ) -> Gathered {
-        let asking = members.iter().map(|member| self.peek_at(placement, member, key, deadline));
+        let asking = members.iter().map(|member| self.peek_at(placement, member, key, mark, deadline));
         let answers = join_all(asking).await;
         let (owners, answers) = (members.len(), members.into_iter().zip(answers).collect());
         Gathered { owners, is_everybody: false, answers }
     }
 
     /// What this node's own store has.
-    pub(super) fn peek_here(&self, key: &Key, theirs: Fingerprint) -> Peeked {
+    pub(super) fn peek_here(&self, key: &Key, theirs: Fingerprint, mark: u64) -> Peeked {
         let placement = self.0.placement.load();
         let (slot, now_ms) = (key.slot(), self.uptime_ms());
         let is_sure = self.is_admitted() && placement.owns(slot) && theirs == placement.ring.fingerprint();
@@ -191,8 +199,10 @@ impl Node {
         } else {
             Standing::None
         };
+        // Before the record, so that it is not older than what is said to be done.
+        let done = self.0.recent.version(mark, now_ms);
         let record = self.0.store.peek(key, self.now_ms());
-        Peeked { record, standing, unheard: self.unheard(&placement), at_ms: now_ms }
+        Peeked { record, standing, unheard: self.unheard(&placement), at_ms: now_ms, done }
     }
 
     /// What a node's own store has.
@@ -201,23 +211,24 @@ impl Node {
         placement: &Placement,
         member: &NodeId,
         key: &Key,
+        mark: u64,
         deadline: Instant,
     ) -> Result<Peeked, LinkError> {
         let ring = placement.ring.fingerprint();
         if member == self.id() {
-            return Ok(self.peek_here(key, ring));
+            return Ok(self.peek_here(key, ring, mark));
         }
         let Some(address) = placement.addresses.get(member).copied() else {
             return Err(LinkError::Refused(self.0.address));
         };
-        let request = Request::Peek { key: key.as_str().into(), ring };
+        let request = Request::Peek { key: key.as_str().into(), ring, mark };
         let reply = self.0.links.call((member, address), &request, &[], deadline).await;
         match reply.map_err(|error| self.doubt_refusal(member, error))? {
-            (Reply::Peeked { record, standing, unheard, at_ms }, mut values) => {
+            (Reply::Peeked { record, standing, unheard, at_ms, done }, mut values) => {
                 let record = record.map(|head| record_from_wire(head, &mut values)).transpose();
                 // A record that cannot be read is as good as no answer.
                 let record = record.map_err(|_| LinkError::Broken(address))?;
-                Ok(Peeked { record: record.map(|(_, record)| record), standing, unheard, at_ms })
+                Ok(Peeked { record: record.map(|(_, record)| record), standing, unheard, at_ms, done })
             }
             (other, _) => {
                 if self.0.complaints.is_due("peek") {
@@ -253,18 +264,19 @@ impl Node {
             self.keep(key, newest.clone());
             return true;
         }
-        let copied = self.copy_to(owner, Request::Copy, [(key, newest.clone())].into_iter(), deadline).await;
+        let copied =
+            self.copy_to(owner, Request::Copy, [(key, newest.clone(), 0)].into_iter(), deadline).await;
         matches!(copied, Copied::Held { .. })
     }
 }
 
 /// As it travels.
 pub(super) fn peeked_to_wire(key: &Key, peeked: Peeked) -> (Reply, Vec<Bytes>) {
-    let Peeked { record, standing, unheard, at_ms } = peeked;
+    let Peeked { record, standing, unheard, at_ms, done } = peeked;
     let (record, value) = match record.map(|record| super::operation::record_to_wire(key, record)) {
         Some((head, value)) => (Some(head), value),
         None => (None, Bytes::new()),
     };
     let values = if value.is_empty() { Vec::new() } else { vec![value] };
-    (Reply::Peeked { record, standing, unheard, at_ms }, values)
+    (Reply::Peeked { record, standing, unheard, at_ms, done }, values)
 }

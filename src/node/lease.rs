@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::beat::PERIOD;
 use super::placement::{EXCUSED_AFTER, Placement};
@@ -148,7 +148,7 @@ impl Node {
 
     /// Answers a member's question.
     pub(super) fn answer_now(&self, asker: &Sender, question: LeaseQuestion) -> (Reply, Vec<Bytes>) {
-        self.see_asker(asker);
+        self.see_asker(asker, question);
         let waiting = Waiting { boot: asker.boot, question, since_us: self.uptime_us() };
         let (answer, slots) = self.grant(&asker.node_id, waiting);
         (Reply::Leased { sender: self.sender(), answer }, slots)
@@ -156,14 +156,15 @@ impl Node {
 
     /// Answers a member's question with this node's own next one.
     pub(super) fn answer_later(&self, asker: &Sender, question: LeaseQuestion) {
-        self.see_asker(asker);
+        self.see_asker(asker, question);
         if self.0.placement.load().addresses.contains_key(&asker.node_id) {
             let waiting = Waiting { boot: asker.boot, question, since_us: self.uptime_us() };
             self.0.questions.keep(&asker.node_id, waiting);
         }
     }
 
-    fn see_asker(&self, asker: &Sender) {
+    fn see_asker(&self, asker: &Sender, question: LeaseQuestion) {
+        self.0.clocks.see(&asker.node_id, asker.boot, question.asked_us, Instant::now());
         self.see_clock(asker.clock);
         self.0.reach.hear(&asker.node_id, &asker.unreached, self.uptime_ms());
         // It is alive, whatever was noticed of the process before it.

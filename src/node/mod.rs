@@ -19,6 +19,7 @@ mod forgetting;
 mod gather;
 mod handoff;
 mod join;
+mod late;
 mod lease;
 mod membership;
 mod offer;
@@ -41,7 +42,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -59,7 +60,7 @@ pub use self::sync::SyncReport;
 use crate::gossip::Gossip;
 use crate::link::{Admission, Answer, Pool, Request, Service};
 use crate::model::{
-    Clock, Condition, Key, Ledger, Lookup, Members, NodeId, Record, Ring, Store, StoreConfig,
+    Clock, Condition, Key, Ledger, Lookup, Members, NodeId, Recent, Record, Ring, Store, StoreConfig, mix,
 };
 use crate::net::{WallClock, endless, task, vital};
 use crate::telemetry::{Metrics, Seldom};
@@ -100,6 +101,10 @@ struct Inner {
     reach: reach::Reach,
     ledger: Mutex<Ledger>,
     fences: fence::Fences,
+    recent: Recent,
+    clocks: late::Clocks,
+    /// The number of the next request that writes.
+    request: AtomicU64,
     witnesses: witness::Witnesses,
     /// Something was marked in the ledger.
     owing: Notify,
@@ -168,6 +173,10 @@ impl Node {
             reach: reach::Reach::default(),
             ledger: Mutex::default(),
             fences: fence::Fences::default(),
+            recent: Recent::default(),
+            clocks: late::Clocks::default(),
+            // Far from those of all other processes.
+            request: AtomicU64::new(mix::hash(identity.boot, identity.node_id.as_str().as_bytes())),
             witnesses: witness::Witnesses::default(),
             owing: Notify::new(),
             foreign: Notify::new(),

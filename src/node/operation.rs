@@ -148,6 +148,16 @@ impl Operation {
         }
     }
 
+    /// Whether it changes something.
+    pub(super) fn is_write(&self) -> bool {
+        !matches!(self, Operation::Get(_))
+    }
+
+    /// Length of its value.
+    pub(super) fn value_bytes(&self) -> usize {
+        if let Operation::Put(_, new, _) = self { new.value.len() } else { 0 }
+    }
+
     /// Whether what it does depends on what is there.
     #[must_use]
     pub(super) fn is_conditional(&self) -> bool {
@@ -247,12 +257,12 @@ pub(super) fn record_to_wire(key: &Key, record: Record) -> (RecordHead, Bytes) {
             (RecordKind::Tombstone { expires_at_ms: tombstone.expires_at_ms }, Bytes::new())
         }
     };
-    (RecordHead { key: key.as_str().into(), version, kind }, value)
+    (RecordHead { key: key.as_str().into(), version, mark: 0, kind }, value)
 }
 
 /// Out of a head and the raw values, of which it takes its own.
 pub(super) fn record_from_wire(head: RecordHead, values: &mut Bytes) -> Result<(Key, Record), Refusal> {
-    let RecordHead { key, version, kind } = head;
+    let RecordHead { key, version, kind, .. } = head;
     let record = kind_from_wire(version, kind, values);
     Ok((parse(key)?, record?))
 }

@@ -15,7 +15,7 @@ use super::copies::Copied;
 use super::owed::{Owed, targets};
 use super::{Node, Operation, Outcome};
 use crate::link::{Claim, Refusal, Request};
-use crate::model::{Key, Record, Slot, Version};
+use crate::model::{Key, Recent, Record, Slot, Version};
 
 /// How old the answers of the other owners may be when a node acts on them. No longer than an asker waits for a silent
 /// node before it turns to the next: a node that was stopped in between must not act late.
@@ -27,6 +27,8 @@ pub(super) struct Written {
     pub(super) index: usize,
     pub(super) key: Key,
     pub(super) record: Record,
+    /// See [`Recent`].
+    pub(super) mark: u64,
     /// Not all owners have it.
     pub(super) degraded: bool,
     /// A member that may still answer for it has not got it.
@@ -85,7 +87,7 @@ impl Node {
                 results[index] = Err(refusal);
             }
         }
-        for (index, decided) in self.decide_all(operations, open, deadline).await {
+        for (index, decided) in self.decide_all(operations, open, claim, deadline).await {
             results[index] = decided;
         }
         results
@@ -137,20 +139,68 @@ impl Node {
 
     fn begin(&self, index: usize, operation: &Operation, claim: Claim) -> Result<Begun, Refusal> {
         let (slot, at_ms) = (operation.key().slot(), self.uptime_ms());
+        if operation.is_write() && self.is_late(claim) {
+            return Err(Refusal::NotSynced);
+        }
         let by_authority = self.check_entitled(slot, claim)? == Entitled::ByAuthority;
         if operation.is_conditional() && !by_authority && !cfg!(feature = "fault-decide-unfenced") {
             return Ok(None);
         }
+        let mark = Recent::mark(claim.request, operation.key());
+        if operation.is_write()
+            && let Some(version) = claim.done.or_else(|| self.0.recent.version(mark, at_ms))
+            && let Some((outcome, written)) = self.apply_again(index, operation, claim, version)?
+        {
+            return Ok(Some((outcome, Some(written))));
+        }
         let (outcome, applied) = self.apply_as_owner(operation)?;
+        if let Some(applied) = &applied {
+            self.0.recent.note(mark, applied.record.version(), at_ms);
+        }
         let written = applied.map(|Applied { record, on }| {
             let judged = operation.is_conditional().then(|| {
                 // It may have gone between the look at it and the write: this process may have been stopped there.
                 let is_doubtful = !self.has_authority(&self.0.placement.load(), slot);
                 Judged { at_ms, on, is_fenced: false, is_doubtful }
             });
-            Written::new(index, operation.key().clone(), record, judged)
+            Written::new(index, operation.key().clone(), record, mark, judged)
         });
         Ok(Some((outcome, written)))
+    }
+
+    /// Sees to a write that has been done under that version, here or elsewhere, but was not confirmed: it, or what is newer, has to
+    /// reach the other owners. None if it has to be done once more.
+    fn apply_again(
+        &self,
+        index: usize,
+        operation: &Operation,
+        claim: Claim,
+        version: Version,
+    ) -> Result<Option<(Outcome, Written)>, Refusal> {
+        // What is known at the first try, which is not settled, came late: its asker has had it done elsewhere.
+        if claim.settled_at_ms.is_none() {
+            return Err(Refusal::Unconfirmed);
+        }
+        // Whether it was decided by one node alone is not known any more; the asker makes a doubt of it.
+        if operation.is_conditional() {
+            return Err(decided_before());
+        }
+        let (key, now_ms) = (operation.key(), self.now_ms());
+        let held = self.0.store.peek(key, now_ms).filter(|held| held.version() >= version);
+        let record = held.unwrap_or_else(|| operation.record(version, now_ms));
+        // A newer one of another node may have been decided on a condition that did not see this one.
+        if record.version() > version && record.version().node() != version.node() {
+            return Ok(None);
+        }
+        self.keep(key, record.clone());
+        let mark = Recent::mark(claim.request, key);
+        self.0.recent.note(mark, version, self.uptime_ms());
+        let outcome = match operation {
+            // What was there then was seen at the first try, whose answer was lost.
+            Operation::Delete(..) => Outcome::Deleted { found: true, degraded: false },
+            _ => Outcome::Stored { version, degraded: false },
+        };
+        Ok(Some((outcome, Written::new(index, key.clone(), record, mark, None))))
     }
 
     fn check_entitled(&self, slot: Slot, claim: Claim) -> Result<Entitled, Refusal> {
@@ -185,7 +235,10 @@ impl Node {
         let mut owed = Owed::new(self, &placement, &targets, written);
         let patience = deadline.saturating_duration_since(Instant::now()) / 2;
         let copying = targets.iter().map(async |(member, indexes)| {
-            let records = indexes.iter().map(|&index| (&written[index].key, written[index].record.clone()));
+            let records = indexes.iter().map(|&index| {
+                let Written { key, record, mark, .. } = &written[index];
+                (key, record.clone(), *mark)
+            });
             self.copy_to(member, Request::Copy, records, Instant::now() + patience).await
         });
         let copied = join_all(copying).await;
@@ -263,9 +316,14 @@ impl Node {
 }
 
 impl Written {
-    pub(super) fn new(index: usize, key: Key, record: Record, judged: Option<Judged>) -> Written {
-        Written { index, key, record, degraded: false, missed: false, judged }
+    pub(super) fn new(index: usize, key: Key, record: Record, mark: u64, judged: Option<Judged>) -> Written {
+        Written { index, key, record, mark, degraded: false, missed: false, judged }
     }
+}
+
+/// The answer to a conditional write that was done before.
+pub(super) fn decided_before() -> Refusal {
+    Refusal::PreconditionFailed("the condition was decided before".into())
 }
 
 /// By what an owner may act.

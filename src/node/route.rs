@@ -5,6 +5,7 @@
 //! owners have, hands the newest to the first that answers, and has that one act. Bounded: every step by the request's
 //! deadline, every try by the silence of the node that was asked.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use super::gather::Gathered;
 use super::operation::{outcome_from_wire, unexpected};
 use super::{Done, Node, NodeError, Operation, Outcome};
 use crate::link::{Claim, LinkError, Refusal, Reply, Request};
-use crate::model::{Fingerprint, Key, NodeId, Record};
+use crate::model::{Fingerprint, Key, NodeId, Recent, Record};
 use crate::telemetry::Route;
 
 /// How soon to look again when nobody could act, because a table is about to change, or a lease to run out; then twice as
@@ -57,7 +58,7 @@ impl Node {
         let placement = self.0.placement.load_full();
         let slot = operation.key().slot();
         let primary = placement.ring.primary(slot).ok_or_else(nobody)?;
-        let claim = self.claim(placement.ring.fingerprint(), None);
+        let claim = self.claim(placement.ring.fingerprint());
         let may_be_read_here = matches!(operation, Operation::Get(_)) && self.has_authority(&placement, slot);
         let (outcome, holder, route) = if may_be_read_here || primary == self.id() {
             let outcome = self.serve(operation, claim, deadline).await.map_err(Failure::from);
@@ -65,7 +66,7 @@ impl Node {
         } else {
             (self.forward(primary, operation, claim, deadline).await, primary, Route::Forwarded)
         };
-        self.complete(operation, outcome, holder, route, claim.clock, deadline).await
+        self.complete(operation, outcome, holder, route, claim, deadline).await
     }
 
     /// Goes on where an owner has not settled the matter by its answer.
@@ -75,7 +76,7 @@ impl Node {
         outcome: Result<Outcome, Failure>,
         holder: &NodeId,
         route: Route,
-        began: u64,
+        claim: Claim,
         deadline: Instant,
     ) -> Performed {
         match outcome {
@@ -90,17 +91,27 @@ impl Node {
             Err(failure) => {
                 let is_doubtful = matches!(failure, Failure::Doubtful(_));
                 let owners = if is_doubtful { vec![holder.clone()] } else { Vec::new() };
-                self.settle(operation, Doubt { owners, began }, deadline).await
+                self.settle(operation, claim, Doubt { owners, began: claim.clock }, deadline).await
             }
         }
     }
 
     /// Does an operation with all owners that can be reached, whichever those are.
-    async fn settle(&self, operation: &Operation, mut doubt: Doubt, deadline: Instant) -> Performed {
+    async fn settle(
+        &self,
+        operation: &Operation,
+        claim: Claim,
+        mut doubt: Doubt,
+        deadline: Instant,
+    ) -> Performed {
+        let mark = match operation {
+            Operation::Get(_) => 0,
+            write => Recent::mark(claim.request, write.key()),
+        };
         self.0.metrics.failovers.inc();
         let mut pause = PAUSE[0];
         loop {
-            let found = self.gather(operation.key(), deadline).await;
+            let found = self.gather(operation.key(), mark, deadline).await;
             let failure = match (operation, found.first()) {
                 // Better late than old: somebody silent may have acted while this node, or an owner, did not run.
                 (Operation::Get(_), Some(first))
@@ -110,7 +121,10 @@ impl Node {
                     return Ok((done, Route::Forwarded));
                 }
                 (Operation::Get(_), Some(_)) => found.failure(),
-                (_, Some(_)) => match self.act(operation, &found, &mut doubt, deadline).await {
+                (_, Some(_)) if operation.is_conditional() && found.done().is_some() => {
+                    return Err(in_doubt("its condition was decided, and others may have decided, too"));
+                }
+                (_, Some(_)) => match self.act(operation, &found, claim, &mut doubt, deadline).await {
                     Ok(done) => return Ok((done, Route::Forwarded)),
                     Err(Failure::Final(error @ NodeError::PreconditionFailed(_))) => {
                         return Err(self.explain(error, operation.key(), doubt, deadline).await);
@@ -141,17 +155,24 @@ impl Node {
             return refused;
         }
         // Gathered anew: it may have arrived only after the last time.
-        let found = self.gather(key, deadline).await;
+        let found = self.gather(key, 0, deadline).await;
         if doubt.owners.iter().all(|owner| found.rules_out(owner, doubt.began)) {
             return refused;
         }
-        NodeError::ForwardFailed(format!(
-            "the write may have been done before its owner fell silent; now {refused}"
-        ))
+        in_doubt(&format!("now {refused}"))
     }
 
-    pub(super) fn claim(&self, ring: Fingerprint, settled_at_ms: Option<u64>) -> Claim {
-        Claim { ring, settled_at_ms, clock: self.0.versions.latest() }
+    /// A claim of an asker that has not settled anything, for one request.
+    pub(super) fn claim(&self, ring: Fingerprint) -> Claim {
+        let request = self.0.request.fetch_add(1, Ordering::Relaxed);
+        Claim {
+            ring,
+            settled_at_ms: None,
+            clock: self.0.versions.latest(),
+            sent_at_ms: None,
+            request,
+            done: None,
+        }
     }
 
     /// Answers a read by what was gathered, and gives it to the owners that lack it.
@@ -176,6 +197,7 @@ impl Node {
         &self,
         operation: &Operation,
         found: &Gathered,
+        claim: Claim,
         doubt: &mut Doubt,
         deadline: Instant,
     ) -> Result<Done, Failure> {
@@ -185,7 +207,9 @@ impl Node {
                 failure = Failure::Elsewhere(NodeError::ForwardFailed(format!("{owner} took no copy")));
                 continue;
             }
-            let claim = self.claim(self.ring().fingerprint(), Some(at_ms));
+            let ring = self.ring().fingerprint();
+            let clock = self.0.versions.latest();
+            let claim = Claim { ring, settled_at_ms: Some(at_ms), clock, done: found.done(), ..claim };
             let outcome = if owner == self.id() {
                 self.serve(operation, claim, deadline).await.map_err(Failure::from)
             } else {
@@ -215,6 +239,9 @@ impl Node {
         claim: Claim,
         deadline: Instant,
     ) -> Result<Outcome, Failure> {
+        let sent_at_ms =
+            if operation.is_write() { self.sent_at_ms(owner, operation.value_bytes()) } else { None };
+        let claim = Claim { sent_at_ms, ..claim };
         let (operation, value) = operation.to_wire();
         let values = if value.is_empty() { &[][..] } else { &[value][..] };
         let request = Request::One { operation, claim };
@@ -269,6 +296,10 @@ impl From<Failure> for NodeError {
             Failure::Elsewhere(error) | Failure::Doubtful(error) | Failure::Final(error) => error,
         }
     }
+}
+
+fn in_doubt(reason: &str) -> NodeError {
+    NodeError::ForwardFailed(format!("the write may have been done before its owner fell silent; {reason}"))
 }
 
 fn nobody() -> NodeError {

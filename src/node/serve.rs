@@ -36,9 +36,9 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: In
         }
         Request::Copy(theirs, heads) => copies(&node, Some(theirs), heads, value),
         Request::Sync(heads) => copies(&node, None, heads, value),
-        Request::Peek { key, ring } => match parse(key) {
+        Request::Peek { key, ring, mark } => match parse(key) {
             Ok(key) => {
-                let (reply, values) = peeked_to_wire(&key, node.peek_here(&key, ring));
+                let (reply, values) = peeked_to_wire(&key, node.peek_here(&key, ring, mark));
                 Answer::Now(reply, values)
             }
             Err(refusal) => refused(refusal),

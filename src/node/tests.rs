@@ -36,7 +36,14 @@ fn frame_bytes_max(value_bytes_max: usize) -> usize {
 }
 
 fn claim() -> Claim {
-    Claim { ring: "ffffffffffffffff".parse().unwrap(), settled_at_ms: Some(u64::MAX), clock: u64::MAX }
+    Claim {
+        ring: "ffffffffffffffff".parse().unwrap(),
+        settled_at_ms: Some(u64::MAX),
+        clock: u64::MAX,
+        sent_at_ms: None,
+        request: 1,
+        done: None,
+    }
 }
 
 /// Some of these many bytes, which are never copied until they are encoded.
@@ -270,6 +277,7 @@ fn what_the_receiver_would_not_take_is_not_sent() {
     let poisoned = link::RecordHead {
         key: "k".into(),
         version: Version::new(1, 1),
+        mark: 0,
         kind: link::RecordKind::Entry { expires_at_ms: None, content_type, value_bytes: 0 },
     };
     assert!(carried(&Request::Sync(vec![poisoned.clone(); 100]), &[], taken).is_none());

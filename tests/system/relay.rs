@@ -104,12 +104,18 @@ fn ask(stream: &mut (impl Read + Write), request: &Request, value: &[u8]) -> io:
 fn forged(key: &str, value: &str) -> Request {
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later").as_millis() as u64;
     let kind = RecordKind::Entry { expires_at_ms: None, content_type: None, value_bytes: value.len() as u32 };
-    Request::Sync(vec![RecordHead { key: key.into(), version: Version::new((now_ms + 5000) << 16, 1), kind }])
+    Request::Sync(vec![RecordHead {
+        key: key.into(),
+        version: Version::new((now_ms + 5000) << 16, 1),
+        mark: 0,
+        kind,
+    }])
 }
 
 /// Everything that the relay can do with a link that it has; gives what was answered.
 fn abuse(stream: &mut TcpStream) -> Vec<Reply> {
-    let peek = Request::Peek { key: "balance".into(), ring: "0000000000000000".parse().expect("a ring") };
+    let peek =
+        Request::Peek { key: "balance".into(), ring: "0000000000000000".parse().expect("a ring"), mark: 0 };
     let requests =
         [Request::Ping { clock: 0 }, Request::Members, peek, forged("balance", "1000000"), Request::Leave];
     let answered = requests.iter().map(|request| {

@@ -211,6 +211,14 @@ impl Schedule {
         self.has(|fault| fault.pair().is_some())
     }
 
+    /// Whether ever a node ends, is stopped, or is cut off from another: what it did last is then known to nobody else.
+    pub(crate) fn silences_an_owner(&self) -> bool {
+        let is_harmless = |fault: &Fault| {
+            matches!(fault, Fault::Datagrams { .. } | Fault::Skew { .. } | Fault::Join { .. })
+        };
+        self.has(|fault| !is_harmless(fault))
+    }
+
     pub(crate) fn has(&self, is_it: impl Fn(&Fault) -> bool) -> bool {
         self.events.iter().any(|event| is_it(&event.fault))
     }

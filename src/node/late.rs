@@ -1,0 +1,114 @@
+//! Writes that arrive when nobody waits for them any more: their asker has had another owner do them.
+//!
+//! A frame may wait at an owner that is stopped, or on a way that is cut, and carries only the time that is left until its
+//! deadline. So the asker says what the owner's own clock showed at least when the write was sent, by the questions
+//! for a lease that it has from there. Invariant: that is never later than it was.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::Node;
+use crate::link::{BULK_BYTES, Claim, SILENCE};
+use crate::model::NodeId;
+
+/// How old a write may be when it arrives. A segment that was lost is sent again after 200 ms at the earliest, and the asker has
+/// given up by then if nothing else came from the owner; where all is well but slow, it is refused and settled, not lost.
+const LATE: Duration = SILENCE.checked_mul(2).expect("short");
+/// For how long a sight counts if there is a later one that says less. A clock that stood still is found out by then.
+const SIGHT: Duration = Duration::from_secs(1);
+
+/// What this node has seen of the clocks of others.
+#[derive(Debug, Default)]
+pub(super) struct Clocks {
+    seen: Mutex<BTreeMap<NodeId, Sight>>,
+}
+
+/// A process had been running for at least so long at that moment.
+#[derive(Clone, Copy, Debug)]
+struct Sight {
+    boot: u64,
+    uptime_us: u64,
+    at: Instant,
+}
+
+impl Sight {
+    fn uptime_us(&self, now: Instant) -> u64 {
+        self.uptime_us.saturating_add(now.saturating_duration_since(self.at).as_micros() as u64)
+    }
+}
+
+impl Clocks {
+    /// A process has said how long it has been running.
+    pub(super) fn see(&self, member: &NodeId, boot: u64, uptime_us: u64, now: Instant) {
+        let mut seen = self.seen.lock();
+        // What was long under way says less than what is known already.
+        let is_better = |old: &Sight| {
+            old.boot == boot
+                && old.uptime_us(now) > uptime_us
+                && now.saturating_duration_since(old.at) < SIGHT
+        };
+        if !seen.get(member).is_some_and(is_better) {
+            seen.insert(member.clone(), Sight { boot, uptime_us, at: now });
+        }
+    }
+
+    /// How long a member's process has been running at least.
+    fn uptime_ms(&self, member: &NodeId, now: Instant) -> Option<u64> {
+        self.seen.lock().get(member).map(|sight| sight.uptime_us(now) / 1000)
+    }
+
+    /// Forgets those that are no members any more.
+    pub(super) fn retain(&self, is_member: impl Fn(&NodeId) -> bool) {
+        self.seen.lock().retain(|member, _| is_member(member));
+    }
+}
+
+impl Node {
+    /// What an owner's own time is at least, for a write with so long values that is sent now.
+    pub(super) fn sent_at_ms(&self, owner: &NodeId, value_bytes: usize) -> Option<u64> {
+        // Long ones take their time.
+        (value_bytes <= BULK_BYTES).then(|| self.0.clocks.uptime_ms(owner, Instant::now())).flatten()
+    }
+
+    /// Whether the asker of a write has given it up.
+    pub(super) fn is_late(&self, claim: Claim) -> bool {
+        let Some(sent_at_ms) = claim.sent_at_ms else { return false };
+        let old_ms = self.uptime_ms().saturating_sub(sent_at_ms);
+        let has_slept = || self.woke_ms() > sent_at_ms;
+        old_ms > LATE.as_millis() as u64 || old_ms > SILENCE.as_millis() as u64 && has_slept()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_clock_is_known_by_what_was_least_long_under_way() {
+        let (clocks, start, member) = (Clocks::default(), Instant::now(), NodeId::parse("node1").unwrap());
+        assert_eq!(clocks.uptime_ms(&member, start), None);
+        clocks.see(&member, 1, 5_000_000, start);
+        assert_eq!(clocks.uptime_ms(&member, start + 300 * MS), Some(5300));
+        clocks.see(&member, 1, 5_100_000, start + 150 * MS);
+        assert_eq!(clocks.uptime_ms(&member, start + 150 * MS), Some(5150), "50 ms under way");
+        clocks.see(&member, 1, 5_299_000, start + 290 * MS);
+        assert_eq!(clocks.uptime_ms(&member, start + 290 * MS), Some(5299), "there was a delay before");
+    }
+
+    #[test]
+    fn a_clock_that_stood_still_and_one_that_began_anew_are_believed() {
+        let (clocks, start, member) = (Clocks::default(), Instant::now(), NodeId::parse("node1").unwrap());
+        clocks.see(&member, 1, 5_000_000, start);
+        clocks.see(&member, 1, 5_000_001, start + SIGHT);
+        assert_eq!(clocks.uptime_ms(&member, start + SIGHT), Some(5000));
+        clocks.see(&member, 2, 3_000, start + SIGHT + MS);
+        assert_eq!(clocks.uptime_ms(&member, start + SIGHT + MS), Some(3));
+        clocks.retain(|_| false);
+        assert_eq!(clocks.uptime_ms(&member, start), None);
+    }
+}
