@@ -148,4 +148,27 @@ proptest! {
             }
         }
     }
+
+    /// However often the table changes before anything is paid, nobody that once owned a slot forgets whom it owes it.
+    #[test]
+    fn a_holder_owes_its_slots_to_the_owners_of_today_whatever_tables_lie_between(
+        memberships in prop::collection::vec(prop::collection::btree_set(0..7_u8, 1..6), 2..5),
+    ) {
+        let name = |number: &u8| id(&format!("n{number}"));
+        let build = |numbers: &std::collections::BTreeSet<u8>| {
+            Ring::build(numbers.iter().map(name), NonZeroU8::new(2).unwrap())
+        };
+        let tables: Vec<Ring> = memberships.iter().map(build).collect();
+        let (first, last) = (&tables[0], &tables[tables.len() - 1]);
+        for me in memberships[0].iter().map(name) {
+            let mut ledger = Ledger::default();
+            tables.windows(2).for_each(|two| ledger.change_table(&me, &two[0], &two[1]));
+            for slot in Slot::all().filter(|slot| first.owns(&me, *slot)) {
+                for owner in last.owners(slot).filter(|owner| **owner != me) {
+                    let had_it = tables.iter().all(|table| table.owns(&me, slot) && table.owns(owner, slot));
+                    prop_assert_eq!(ledger.dirty_for(owner).contains(slot), !had_it, "{} {}", owner, slot);
+                }
+            }
+        }
+    }
 }
