@@ -142,7 +142,9 @@ impl Node {
         if operation.is_write() && self.is_late(claim) {
             return Err(Refusal::NotSynced);
         }
-        let by_authority = self.check_entitled(slot, claim)? == Entitled::ByAuthority;
+        // All owners of a slot may have authority at a time, of which only the primary decides by it alone.
+        let by_authority = self.check_entitled(slot, claim)? == Entitled::ByAuthority
+            && self.0.placement.load().ring.primary(slot) == Some(&self.0.id);
         if operation.is_conditional() && !by_authority && !cfg!(feature = "fault-decide-unfenced") {
             return Ok(None);
         }
@@ -216,7 +218,10 @@ impl Node {
             return Ok(Entitled::ByAuthority);
         }
         let is_fresh = |at_ms| self.uptime_ms().saturating_sub(at_ms) <= SETTLED_FOR.as_millis() as u64;
-        let is_settled = claim.settled_at_ms.is_some_and(is_fresh) && self.may_act_settled(&placement);
+        // What another owner decides behind its fence must not miss a write that is done here meanwhile.
+        let is_fenced_off = self.0.fences.is_given_away(slot, &self.0.id, self.uptime_ms());
+        let is_settled =
+            claim.settled_at_ms.is_some_and(is_fresh) && !is_fenced_off && self.may_act_settled(&placement);
         if is_settled { Ok(Entitled::Settled) } else { Err(Refusal::NotSynced) }
     }
 
