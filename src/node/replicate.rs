@@ -315,6 +315,16 @@ impl Node {
                     .filter(|written| written.missed && !(written.degraded && written.judged.is_some()));
                 failed.extend(late.map(|written| (written.index, Refusal::Unconfirmed)));
             }
+            // An owner that this one could not reach may have decided a condition without this write in view. Then it is lost,
+            // and the asker has it done again.
+            let is_overtaken = |one: &&Written| {
+                let held = self.0.store.peek(&one.key, self.now_ms()).map(|held| held.version());
+                let mine = one.record.version();
+                held.is_some_and(|held| held > mine && held.node() != mine.node())
+            };
+            let overtaken = written.iter().filter(|one| one.degraded && one.judged.is_none());
+            let overtaken = overtaken.filter(is_overtaken).map(|one| (one.index, Refusal::Unconfirmed));
+            failed.extend(overtaken);
         }
         failed
     }
