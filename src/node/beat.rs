@@ -49,7 +49,10 @@ async fn ask_all(node: &Node, placement: &Arc<Placement>) {
         }
         for place in turns.take_due(now) {
             let member = members[place];
-            if !node.0.links.has_detour(member.1)
+            // One that does not ask this node has no frame to answer with.
+            let asks_back = !node.0.reach.is_denied_by(member.0);
+            if asks_back
+                && !node.0.links.has_detour(member.1)
                 && answers_on_its_beat(node, placement, member.0)
                 && tell(node, placement, member)
             {

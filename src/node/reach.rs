@@ -106,6 +106,11 @@ impl Reach {
         }
     }
 
+    /// Whether a member said last that this node is none.
+    pub(super) fn is_denied_by(&self, member: &NodeId) -> bool {
+        self.said.lock().get(member).is_some_and(|said| said.denied_since_ms.is_some())
+    }
+
     /// Whether more than half of these members, the others, have said for a while that this node is none.
     fn is_denied(&self, others: &BTreeSet<NodeId>, now_ms: u64) -> bool {
         let said = self.said.lock();

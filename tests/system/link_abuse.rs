@@ -71,7 +71,8 @@ fn record(key: &str, version: u64, content_type: &str) -> Vec<u8> {
     let time = [&[253], &version.to_le_bytes()[..]].concat();
     let length = [&[251], &(content_type.len() as u16).to_le_bytes()[..]].concat();
     let key = [&[key.len() as u8], key.as_bytes()].concat();
-    [key, time, vec![7], vec![0, 0, 1], length, content_type.into(), vec![1]].concat()
+    let (node, mark) = (vec![7], vec![0]);
+    [key, time, node, mark, vec![0, 0, 1], length, content_type.into(), vec![1]].concat()
 }
 
 /// Has the node keep these records, and waits until it says that it does.
