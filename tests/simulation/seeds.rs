@@ -76,9 +76,9 @@ const OPEN: &[Open] = &[
     },
     Open {
         hole: "times to live go by wall clocks",
-        kinds: &["nodes answer differently after the quiet"],
+        kinds: &["nodes answer differently after the quiet", "acknowledged, yet a miss"],
         shows_in: Schedule::has_skew,
-        seeds: &[413, 2609],
+        seeds: &[103, 413, 2609],
     },
 ];
 
