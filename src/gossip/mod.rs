@@ -113,9 +113,9 @@ pub enum GossipEvent {
     Stalled(Duration),
     /// Another live member carries this node's id.
     NameTaken(SocketAddr),
-    /// No datagram arrives here any more, though members show themselves by other means.
+    /// No member answers a datagram any more, though members show themselves by other means.
     Deaf,
-    /// Datagrams arrive again.
+    /// Members answer datagrams again.
     HearsAgain,
     /// The node at this address has echoed a payload of so many bytes.
     Echoed {

@@ -86,12 +86,8 @@ fn sealed(bytes: &[u8]) {
 /// What is worth changing a little.
 pub(crate) fn corpus() -> Vec<Vec<u8>> {
     let claim = Claim {
-        ring: "00000000000000ff".parse().expect("a fingerprint"),
         settled_at_ms: Some(7),
-        clock: 9,
-        sent_at_ms: None,
-        request: 11,
-        done: None,
+        ..Claim::new("00000000000000ff".parse().expect("a fingerprint"), 9, 11)
     };
     let get = Operation::Get { key: "key".into() };
     let put = Operation::Put {

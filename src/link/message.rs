@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::lease::{LeaseAnswer, LeaseQuestion, Sender};
 use crate::model::{Condition, Fingerprint, NodeId, Slot, Version};
 
 /// One operation on one key.
@@ -115,10 +116,10 @@ pub enum Refusal {
     /// Too much is under way.
     #[error("the node has too much to do")]
     Overloaded,
-    /// The condition of a write cannot be decided now: other owners may decide it, and the members that would rule that out
-    /// cannot be asked.
+    /// The owner cannot decide the condition of a write now: another owner may decide it too, and this one reaches too few
+    /// members to rule that out.
     #[error(
-        "the condition cannot be decided now: not enough members of the cluster can be reached by the owner of the key"
+        "the condition cannot be decided now: the owner of the key reaches too few members of the cluster"
     )]
     Undecided,
 }
@@ -185,30 +186,6 @@ pub enum Admission {
     Admitted,
 }
 
-/// What a node says of itself in each frame of the lease exchange.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sender {
-    /// Its name.
-    pub node_id: NodeId,
-    /// Its process.
-    pub boot: u64,
-    /// Its latest version time.
-    pub clock: u64,
-    /// Whether it is a member itself.
-    pub admission: Admission,
-    /// The members that it does not reach, or has not reached for long enough, over connections of its own.
-    pub unreached: Vec<Unreached>,
-}
-
-/// A member that another one does not reach.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unreached {
-    /// Its name.
-    pub node_id: NodeId,
-    /// It has lasted for a while, or is over only since a while.
-    pub is_accused: bool,
-}
-
 /// How a request is to be sent on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Relayed {
@@ -220,32 +197,6 @@ pub struct Relayed {
     pub(super) is_patient: bool,
     /// It may be asked twice.
     pub(super) is_repeatable: bool,
-}
-
-/// A question for a lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LeaseQuestion {
-    /// The table that the asker goes by.
-    pub ring: Fingerprint,
-    /// When it asked, in microseconds since its process started: later than all that the process asked before.
-    pub asked_us: u64,
-}
-
-/// The answer to one question for a lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LeaseAnswer {
-    /// The process that asked.
-    pub boot: u64,
-    /// The question's time, as the process gave it.
-    pub asked_us: u64,
-    /// How long the question lay at the answering node, in microseconds.
-    pub waited_us: u64,
-    /// The table that the answer holds under.
-    pub ring: Fingerprint,
-    /// False: not yet.
-    pub granted: bool,
-    /// Whether the answering node counts the asker as a member.
-    pub is_member: bool,
 }
 
 /// Why a node is to act as an owner.
@@ -265,6 +216,14 @@ pub struct Claim {
     pub request: u64,
     /// The version under which the write has been done already, at another node.
     pub done: Option<Version>,
+}
+
+impl Claim {
+    /// A claim of an asker that has settled nothing and does not know the owner's clock. `request` is zero for reads.
+    #[must_use]
+    pub fn new(ring: Fingerprint, clock: u64, request: u64) -> Claim {
+        Claim { ring, settled_at_ms: None, clock, sent_at_ms: None, request, done: None }
+    }
 }
 
 /// What a node has given up of a slot while others lacked it.

@@ -10,6 +10,7 @@ mod frame;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod handshake;
+mod lease;
 mod life;
 mod line;
 mod load;
@@ -28,10 +29,10 @@ use std::time::Duration;
 
 pub use self::client::Pool;
 pub use self::handshake::{Answered, Refused, Seals, Unproved, answer, until_revoked};
+pub use self::lease::{LeaseAnswer, LeaseQuestion, Sender, Unreached};
 pub use self::load::{Batch, Load, Room, Weight, cut};
 pub use self::message::{
-    Admission, Claim, GivenUp, LeaseAnswer, LeaseQuestion, Operation, Outcome, RecordHead, RecordKind,
-    Refusal, Reply, Request, Sender, Standing, Unreached,
+    Admission, Claim, GivenUp, Operation, Outcome, RecordHead, RecordKind, Refusal, Reply, Request, Standing,
 };
 pub use self::party::{Called, Nonces, Party};
 pub use self::server::{Answer, Service, serve};

@@ -76,14 +76,7 @@ fn get(key: &str) -> Request {
 }
 
 fn claim() -> Claim {
-    Claim {
-        ring: "0000000000000000".parse().unwrap(),
-        settled_at_ms: None,
-        clock: 0,
-        sent_at_ms: None,
-        request: 0,
-        done: None,
-    }
+    Claim::new("0000000000000000".parse().unwrap(), 0, 0)
 }
 
 fn soon() -> Instant {

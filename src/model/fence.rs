@@ -40,7 +40,7 @@ impl Promises {
         if self.given.get(&slot).is_some_and(|promise| promise.to != *to && promise.runs(now_ms)) {
             return false;
         }
-        // One more, because both ends cut their clocks to milliseconds.
+        // One millisecond more, because both clocks are cut to milliseconds.
         let until_ms = now_ms + Ledger::LEASE_MS + 1;
         self.given.insert(slot, Promise { to: to.clone(), asked_ms, until_ms });
         true
@@ -133,7 +133,7 @@ impl Fence {
             self.from_ms = None;
         }
         let promised = self.majority_until().unwrap_or(0);
-        // An owner that has no lease any more need not have promised.
+        // An owner whose lease is over cannot act alone, so its promise is not needed.
         let leased = self.leases.iter().filter(|(_, until_ms)| now_ms < **until_ms);
         let free = leased.map(|(owner, _)| self.until(owner)).min().unwrap_or(u64::MAX);
         self.until_ms = promised.min(free);

@@ -2,9 +2,10 @@
 //!
 //! Does not ask who owns the key, nor does it copy anything. Invariant: a write that is refused has changed nothing.
 
+use super::replicate::Written;
 use super::{NewValue, Node, NodeError, Operation, Outcome};
-use crate::link::Refusal;
-use crate::model::{Condition, Current, Entry, Record, Tombstone, Version};
+use crate::link::{Claim, Refusal};
+use crate::model::{Condition, Current, Entry, Recent, Record, Tombstone, Version};
 
 /// A write that was done in this node's store.
 pub(super) struct Applied {
@@ -52,6 +53,41 @@ impl Node {
             other => Refusal::TooLarge(other.to_string()),
         })
     }
+
+    /// Sees to a write that has been done under that version, here or elsewhere, but was not confirmed: it, or what is newer, has to
+    /// reach the other owners. None if it has to be done once more.
+    pub(super) fn apply_again(
+        &self,
+        index: usize,
+        operation: &Operation,
+        claim: Claim,
+        version: Version,
+    ) -> Result<Option<(Outcome, Written)>, Refusal> {
+        // What is known at the first try, which is not settled, came late: its asker has had it done elsewhere.
+        if claim.settled_at_ms.is_none() {
+            return Err(Refusal::Unconfirmed);
+        }
+        // Whether it was decided by one node alone is not known any more; the asker makes a doubt of it.
+        if operation.is_conditional() {
+            return Err(decided_before());
+        }
+        let (key, now_ms) = (operation.key(), self.now_ms());
+        let held = self.0.store.peek(key, now_ms).filter(|held| held.version() >= version);
+        let record = held.unwrap_or_else(|| operation.record(version, now_ms));
+        // A newer one of another node may have been decided on a condition that did not see this one.
+        if record.version() > version && record.version().node() != version.node() {
+            return Ok(None);
+        }
+        self.keep(key, record.clone());
+        let mark = Recent::mark(claim.request, key);
+        self.0.recent.note(mark, version, self.uptime_ms());
+        let outcome = match operation {
+            // What was there then was seen at the first try, whose answer was lost.
+            Operation::Delete(..) => Outcome::Deleted { found: true, degraded: false },
+            _ => Outcome::Stored { version, degraded: false },
+        };
+        Ok(Some((outcome, Written::new(index, key.clone(), record, mark, None))))
+    }
 }
 
 impl Operation {
@@ -65,6 +101,11 @@ impl Operation {
             }
         }
     }
+}
+
+/// The answer to a conditional write that was done before.
+pub(super) fn decided_before() -> Refusal {
+    Refusal::PreconditionFailed("the condition was decided before".into())
 }
 
 fn entry(new: &NewValue, version: Version, now_ms: u64) -> Entry {

@@ -86,7 +86,7 @@ impl Node {
         let deadline = self.deadline();
         self.check_admitted(deadline).await?;
         let ring = self.ring();
-        let claim = self.claim(ring.fingerprint());
+        let claim = self.claim(ring.fingerprint(), operations.iter().any(Operation::is_write));
         let mut by_key: HashMap<&Key, Vec<usize>> = HashMap::with_capacity(operations.len());
         for (index, operation) in operations.iter().enumerate() {
             by_key.entry(operation.key()).or_default().push(index);

@@ -49,7 +49,7 @@ async fn ask_all(node: &Node, placement: &Arc<Placement>) {
         }
         for place in turns.take_due(now) {
             let member = members[place];
-            // One that does not ask this node has no frame to answer with.
+            // A member that does not count this node as one never asks it, so no frame of its own would carry the answer.
             let asks_back = !node.0.reach.is_denied_by(member.0);
             if asks_back
                 && !node.0.links.has_detour(member.1)

@@ -74,7 +74,7 @@ impl Node {
             if slots.is_empty() { 0 } else { ledger.lease_end(&creditor) }
         });
         self.0.owing.notify_one();
-        sleep_until(self.0.started + Duration::from_millis(until_ms)).await;
+        sleep_until(self.instant_at(until_ms)).await;
         Reply::Noted
     }
 

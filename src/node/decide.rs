@@ -13,11 +13,12 @@ use futures_util::future::join_all;
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use super::apply::decided_before;
 use super::copies::Copied;
 use super::fence::SlotFence;
 use super::gather::Gathered;
 use super::placement::Placement;
-use super::replicate::{Judged, Written, decided_before};
+use super::replicate::{Judged, Written};
 use super::{Node, Operation, Outcome};
 use crate::link::{Claim, Refusal, Reply, Request};
 use crate::model::{Fence, Fingerprint, Key, Ledger, NodeId, Recent, Record, Slot, Version, mix};
@@ -27,7 +28,7 @@ use crate::net::spawn;
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
 /// How often promises are asked for again while a lease is waited out.
 const RENEWAL: Duration = Duration::from_millis(Ledger::LEASE_MS / 3);
-/// How long an owner that got no majority leaves it to another one, and as much again by chance.
+/// An owner that got no majority waits this long, and at random up to as much again, so that another owner can get one.
 const REST_MS: u64 = 40;
 /// Operations of one batch whose conditions are decided at a time.
 const DECIDING_MAX: usize = 32;
@@ -199,8 +200,7 @@ impl Node {
     async fn spread(&self, fenced: &Fenced, written: &Written) -> Result<(), Refusal> {
         let ring = &fenced.placement.ring;
         let deadline = Instant::now() + ANSWER_TIMEOUT;
-        let others = ring.members().iter().filter(|member| *member != self.id());
-        let holding = others.map(async |member| {
+        let holding = fenced.placement.other_members().map(async |member| {
             let (key, record) = (&written.key, &written.record);
             if !ring.owns(member, key.slot()) {
                 return self.show(&fenced.placement, member, (key, record), deadline).await;
@@ -235,7 +235,7 @@ impl Node {
                 self.give_back(placement, slot, &fence);
                 return None;
             };
-            let until = (self.0.started + Duration::from_millis(expected_ms)).min(Instant::now() + RENEWAL);
+            let until = self.instant_at(expected_ms).min(Instant::now() + RENEWAL);
             if until >= deadline {
                 return None;
             }
@@ -267,7 +267,7 @@ impl Node {
         let deadline = deadline.min(Instant::now() + ANSWER_TIMEOUT);
         let request =
             Request::Promise { node_id: self.id().clone(), slot, ring: Some(ring), at_ms: asked_ms };
-        let others = placement.ring.members().iter().filter(|member| *member != self.id());
+        let others = placement.other_members();
         let mut asking: FuturesUnordered<_> =
             others.map(async |member| (member, self.call(member, &request, &[], deadline).await)).collect();
         while let Some((member, answer)) = asking.next().await {
@@ -290,12 +290,11 @@ impl Node {
         self.0.fences.release(slot, self.id(), now_ms);
         let request = Request::Promise { node_id: self.id().clone(), slot, ring: None, at_ms: now_ms };
         let node = self.clone();
-        let others: Vec<NodeId> = placement.ring.members().to_vec();
+        let others: Vec<NodeId> = placement.other_members().cloned().collect();
         // Nobody waits for it: a promise that is not given back runs out.
         spawn(async move {
             let deadline = Instant::now() + ANSWER_TIMEOUT;
-            let others = others.iter().filter(|member| *member != node.id());
-            join_all(others.map(|member| node.call(member, &request, &[], deadline))).await;
+            join_all(others.iter().map(|member| node.call(member, &request, &[], deadline))).await;
         });
     }
 }

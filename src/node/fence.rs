@@ -78,7 +78,7 @@ impl Fences {
 }
 
 impl SlotFence {
-    /// Whether another owner is to have its chance.
+    /// Whether this owner still waits, so that another one can get a majority.
     pub(super) fn rests(&self, now_ms: u64) -> bool {
         now_ms < self.rests_until_ms.load(Ordering::Acquire)
     }

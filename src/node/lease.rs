@@ -270,7 +270,7 @@ impl Node {
 
     /// Whether this node may go by what was gathered from the reachable owners.
     pub(super) fn may_act_settled(&self, placement: &Placement) -> bool {
-        let is_unheard = |address| !self.0.links.has_heard(address, UNHEARD_FOR);
+        let is_unheard = |address| self.is_unheard(address);
         let now_ms = self.uptime_ms();
         self.is_current(placement, now_ms) && placement.may_act_settled(now_ms, is_unheard)
     }

@@ -162,10 +162,10 @@ pub(super) async fn follow_events(node: Node, mut events: broadcast::Receiver<Go
                 crate::net::spawn(async move { super::join::check_name(&node, other).await });
             }
             Ok(GossipEvent::Deaf) => warn!(
-                "TCP works, UDP between the others and this node, {}, gets no answer: a firewall, or a clock? It accuses nobody meanwhile",
+                "TCP works, UDP from this node, {}, gets no answer: a firewall, or a clock? The node suspects no member meanwhile",
                 node.0.address
             ),
-            Ok(GossipEvent::HearsAgain) => info!("UDP arrives here again"),
+            Ok(GossipEvent::HearsAgain) => info!("UDP gets answers again"),
             // For whoever tried the path.
             Ok(GossipEvent::Echoed { .. }) => {}
             Err(broadcast::error::RecvError::Lagged(missed)) => warn!(missed, "membership events were lost"),

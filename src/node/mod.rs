@@ -232,6 +232,11 @@ impl Node {
         self.0.started.elapsed().as_micros() as u64
     }
 
+    /// The moment at which [`Node::uptime_ms`] is this.
+    fn instant_at(&self, uptime_ms: u64) -> Instant {
+        self.0.started + Duration::from_millis(uptime_ms)
+    }
+
     /// How long the process has been running.
     #[must_use]
     pub fn uptime(&self) -> Duration {

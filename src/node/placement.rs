@@ -109,6 +109,11 @@ impl Placement {
         others.map(|(member, address)| (member, *address))
     }
 
+    /// The members of the table, but this node itself.
+    pub(super) fn other_members(&self) -> impl Iterator<Item = &NodeId> {
+        self.ring.members().iter().filter(|member| **member != self.me)
+    }
+
     /// Those that have left and may still hold something.
     pub(super) fn departed(&self) -> BTreeMap<NodeId, SocketAddr> {
         let expected = self.reports.lock();

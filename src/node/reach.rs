@@ -32,7 +32,7 @@ const ACCUSED_AFTER: Duration = Duration::from_secs(2);
 const CLEARED_AFTER: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
 /// How long what another member says of its reach holds.
 const SAID_FOR: Duration = Duration::from_secs(1);
-/// For how long a member has to say that this node is none before this node believes it; news takes its time.
+/// A member must deny this node's membership for this long before the node believes it: the news of a join takes its time.
 const DENIED_AFTER: Duration = Duration::from_secs(1);
 /// Between two tries to reach a member without the detour.
 const PROBE_PERIOD: Duration = Duration::from_millis(500);
@@ -120,6 +120,12 @@ impl Reach {
         };
         let denying = others.iter().filter(|member| said.get(*member).is_some_and(denies)).count();
         2 * denying > others.len()
+    }
+
+    /// Forgets what nodes said that are no members, once it no longer holds: their names would fill the memory.
+    fn forget_strangers(&self, placement: &Placement, now_ms: u64) {
+        let is_known = |member: &NodeId| placement.addresses.contains_key(member);
+        self.said.lock().retain(|member, said| said.holds(now_ms) || is_known(member));
     }
 
     /// Members that own nothing because too many others cannot reach them.
@@ -232,6 +238,7 @@ impl Node {
         let (mut reached, mut unreached, mut missing) = (BTreeSet::new(), Vec::new(), Vec::new());
         let mut paths = self.0.reach.paths.lock();
         paths.retain(|member, _| placement.addresses.contains_key(member));
+        self.0.reach.forget_strangers(placement, now_ms);
         for (member, address) in placement.others() {
             let known = view.get(member).filter(|known| known.address == address);
             // Of one that has left nobody complains, but it may have to be asked by a detour all the same.
@@ -273,7 +280,7 @@ impl Node {
             let is_news = !self.0.reach.apart().contains(self.id());
             if is_news {
                 warn!(
-                    "most of the others do not count this node as a member: it owns nothing, and sends requests on"
+                    "most members do not count this node as a member: it owns no slot, and forwards each request"
                 );
             }
         }
@@ -308,8 +315,8 @@ fn tell(node: &Node, member: &NodeId, address: SocketAddr, is_accused: bool) {
         let seconds = ACCUSED_AFTER.as_secs();
         warn!(
             %member,
-            "TCP to {address} has got no answer for {seconds} s, though gossip over UDP passes: a firewall? \
-             Requests to it take a detour, if another member reaches it"
+            "TCP to {address} has had no answer for {seconds} s, though UDP works: a firewall? \
+             Another member that reaches it relays requests to it, if there is one"
         );
     } else {
         info!(%member, "TCP to {address} gets answers again");
@@ -320,99 +327,4 @@ fn tell(node: &Node, member: &NodeId, address: SocketAddr, is_accused: bool) {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const MS: Duration = Duration::from_millis(1);
-
-    fn id(number: usize) -> NodeId {
-        NodeId::parse(&format!("n{number}")).unwrap()
-    }
-
-    fn apart(members: usize, faults: &[(usize, usize)]) -> Vec<NodeId> {
-        let both = faults.iter().flat_map(|(a, b)| [(id(*a), id(*b)), (id(*b), id(*a))]).collect();
-        set_apart(&(1..=members).map(id).collect(), &both).into_iter().collect()
-    }
-
-    #[test]
-    fn who_has_a_fault_with_most_of_the_others_is_set_apart_and_a_pair_is_not() {
-        assert_eq!(apart(3, &[(1, 2)]), []);
-        assert_eq!(apart(3, &[(1, 2), (1, 3)]), [id(1)]);
-        assert_eq!(apart(5, &[(5, 2), (5, 3), (5, 4)]), [id(5)], "it reaches one");
-        assert_eq!(apart(5, &[(5, 3), (5, 4)]), [], "it reaches half");
-        assert_eq!(apart(2, &[(1, 2)]), [], "whose word would count?");
-        assert_eq!(apart(4, &[(1, 3), (1, 4), (2, 3), (2, 4)]), [], "halves are a split");
-    }
-
-    proptest! {
-        #[test]
-        fn never_are_half_of_the_members_set_apart_nor_anybody_by_one_word(
-            members in 1_usize..9,
-            faults in prop::collection::vec((1_usize..9, 1_usize..9), 0..40),
-        ) {
-            let apart = apart(members, &faults);
-            prop_assert!(2 * apart.len() < members.max(1));
-            for member in apart {
-                let with: BTreeSet<_> = faults
-                    .iter()
-                    .flat_map(|(a, b)| [(id(*a), id(*b)), (id(*b), id(*a))])
-                    .filter(|(one, other)| *one == member && *other != member)
-                    .collect();
-                prop_assert!(with.len() >= 2);
-            }
-        }
-    }
-
-    #[test]
-    fn a_member_is_accused_after_two_seconds_and_cleared_later_each_time() {
-        let mut path = Path::default();
-        assert!(!path.look(1, 1999 * MS, 0));
-        assert!(path.look(1, 2000 * MS, 1));
-        assert!(!path.look(1, 10 * MS, 1000) && path.is_accused);
-        assert!(!path.look(1, 10 * MS, 5999));
-        assert!(path.look(1, 10 * MS, 6000) && !path.is_accused);
-        assert!(path.look(1, 2000 * MS, 9000));
-        assert!(!path.look(1, 10 * MS, 10_000) && !path.look(1, 500 * MS, 15_000), "it was lost again");
-        assert!(!path.look(1, 10 * MS, 16_000) && !path.look(1, 10 * MS, 25_999));
-        assert!(path.look(1, 10 * MS, 26_000));
-    }
-
-    #[test]
-    fn a_new_process_starts_with_a_clean_record() {
-        let mut path = Path::default();
-        path.look(1, 2000 * MS, 0);
-        path.look(2, Duration::ZERO, 10);
-        assert!(!path.is_accused && path.accusations == 0);
-    }
-
-    #[test]
-    fn a_node_believes_most_of_the_others_that_it_is_no_member_after_a_while() {
-        let reach = Reach::default();
-        let others = [id(2), id(3), id(4)].into();
-        let all_say = |denying: &[usize], now_ms| {
-            for number in 2..=4 {
-                reach.hear(&id(number), &[], now_ms);
-                reach.hear_membership(&id(number), !denying.contains(&number), now_ms);
-            }
-            reach.is_denied(&others, now_ms)
-        };
-        assert!(!all_say(&[2, 3], 0) && !all_say(&[2, 3], 999) && all_say(&[2, 3], 1000));
-        assert!(!reach.is_denied(&others, 2001), "they have fallen silent");
-        assert!(!all_say(&[2], 2001), "one word");
-        assert!(!all_say(&[2, 3], 2002), "from now on anew");
-    }
-
-    #[test]
-    fn a_detour_leads_through_a_member_that_says_it_reaches_the_other() {
-        let reach = Reach::default();
-        let cut = |number| Unreached { node_id: id(number), is_accused: false };
-        reach.hear(&id(3), &[cut(2)], 0);
-        reach.hear(&id(4), &[], 0);
-        let reached = [id(3), id(4), id(5)].into();
-        assert_eq!(reach.relay(&id(2), &reached, 0), Some(id(4)));
-        assert_eq!(reach.relay(&id(2), &reached, 1001), None, "that was a while ago");
-        assert_eq!(reach.relay(&id(2), &[id(5)].into(), 0), None, "it has said nothing");
-    }
-}
+mod tests;

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use super::apply::Applied;
 use super::copies::Copied;
 use super::owed::{Owed, targets};
+use super::placement::Placement;
 use super::{Node, Operation, Outcome};
 use crate::link::{Claim, Refusal, Request};
 use crate::model::{Key, Recent, Record, Slot, Version};
@@ -142,13 +143,15 @@ impl Node {
         if operation.is_write() && self.is_late(claim) {
             return Err(Refusal::NotSynced);
         }
-        // All owners of a slot may have authority at a time, of which only the primary decides by it alone.
-        let by_authority = self.check_entitled(slot, claim)? == Entitled::ByAuthority
-            && self.0.placement.load().ring.primary(slot) == Some(&self.0.id);
-        if operation.is_conditional() && !by_authority && !cfg!(feature = "fault-decide-unfenced") {
-            return Ok(None);
+        let entitled = self.check_entitled(slot, claim)?;
+        if operation.is_conditional() && !cfg!(feature = "fault-decide-unfenced") {
+            // All owners of a slot may have authority at a time, of which only the primary decides by it alone.
+            let is_primary = self.0.placement.load().ring.primary(slot) == Some(&self.0.id);
+            if entitled == Entitled::Settled || !is_primary {
+                return Ok(None);
+            }
         }
-        let mark = Recent::mark(claim.request, operation.key());
+        let mark = if operation.is_write() { Recent::mark(claim.request, operation.key()) } else { 0 };
         if operation.is_write()
             && let Some(version) = claim.done.or_else(|| self.0.recent.version(mark, at_ms))
             && let Some((outcome, written)) = self.apply_again(index, operation, claim, version)?
@@ -168,41 +171,6 @@ impl Node {
             Written::new(index, operation.key().clone(), record, mark, judged)
         });
         Ok(Some((outcome, written)))
-    }
-
-    /// Sees to a write that has been done under that version, here or elsewhere, but was not confirmed: it, or what is newer, has to
-    /// reach the other owners. None if it has to be done once more.
-    fn apply_again(
-        &self,
-        index: usize,
-        operation: &Operation,
-        claim: Claim,
-        version: Version,
-    ) -> Result<Option<(Outcome, Written)>, Refusal> {
-        // What is known at the first try, which is not settled, came late: its asker has had it done elsewhere.
-        if claim.settled_at_ms.is_none() {
-            return Err(Refusal::Unconfirmed);
-        }
-        // Whether it was decided by one node alone is not known any more; the asker makes a doubt of it.
-        if operation.is_conditional() {
-            return Err(decided_before());
-        }
-        let (key, now_ms) = (operation.key(), self.now_ms());
-        let held = self.0.store.peek(key, now_ms).filter(|held| held.version() >= version);
-        let record = held.unwrap_or_else(|| operation.record(version, now_ms));
-        // A newer one of another node may have been decided on a condition that did not see this one.
-        if record.version() > version && record.version().node() != version.node() {
-            return Ok(None);
-        }
-        self.keep(key, record.clone());
-        let mark = Recent::mark(claim.request, key);
-        self.0.recent.note(mark, version, self.uptime_ms());
-        let outcome = match operation {
-            // What was there then was seen at the first try, whose answer was lost.
-            Operation::Delete(..) => Outcome::Deleted { found: true, degraded: false },
-            _ => Outcome::Stored { version, degraded: false },
-        };
-        Ok(Some((outcome, Written::new(index, key.clone(), record, mark, None))))
     }
 
     fn check_entitled(&self, slot: Slot, claim: Claim) -> Result<Entitled, Refusal> {
@@ -255,27 +223,10 @@ impl Node {
                 Copied::Held { ring, bound, stale } => {
                     owed.forgive(member);
                     for (place, &index) in indexes.iter().enumerate() {
-                        let slot = written[index].key.slot();
-                        // Newer than ours: written at the same time, if we still have authority. If not, others may have
-                        // acted in our place while we were stopped, and by another table: ours must not pass for the
-                        // later one.
-                        let is_elsewhere = (ring != here || bound) && placement.ring.owns(member, slot);
+                        let is_elsewhere =
+                            (ring != here || bound) && placement.ring.owns(member, written[index].key.slot());
                         let newer = stale.iter().find(|(at, _)| *at == place as u32).map(|(_, held)| *held);
-                        let is_doubtful = is_elsewhere || newer.is_some();
-                        // Even then the newer one must be known here: else it is of a clock far ahead, and hides ours.
-                        let is_hidden =
-                            newer.is_some_and(|newer| !self.holds_since(&written[index].key, newer));
-                        let is_mine = || self.has_authority(&placement, slot);
-                        let is_lost = match &written[index].judged {
-                            // While the fence stands nobody else decides, and it is looked at before the answer.
-                            Some(judged) if judged.is_fenced => is_elsewhere,
-                            Some(judged) => {
-                                let has_kept = || placement.has_kept_authority_since(judged.at_ms);
-                                is_doubtful && !(is_mine() && has_kept())
-                            }
-                            None => is_doubtful && !is_mine(),
-                        };
-                        if is_hidden || is_lost {
+                        if self.is_lost(&placement, &written[index], is_elsewhere, newer) {
                             failed.push((written[index].index, Refusal::Unconfirmed));
                         }
                     }
@@ -307,7 +258,7 @@ impl Node {
         }
         // Also a member that is no owner by this table may answer by the former one.
         if free_at_ms > 0 {
-            let free_at = self.0.started + Duration::from_millis(free_at_ms);
+            let free_at = self.instant_at(free_at_ms);
             sleep_until(free_at.min(deadline)).await;
             if free_at > deadline {
                 let late = written
@@ -315,18 +266,46 @@ impl Node {
                     .filter(|written| written.missed && !(written.degraded && written.judged.is_some()));
                 failed.extend(late.map(|written| (written.index, Refusal::Unconfirmed)));
             }
-            // An owner that this one could not reach may have decided a condition without this write in view. Then it is lost,
-            // and the asker has it done again.
-            let is_overtaken = |one: &&Written| {
-                let held = self.0.store.peek(&one.key, self.now_ms()).map(|held| held.version());
-                let mine = one.record.version();
-                held.is_some_and(|held| held > mine && held.node() != mine.node())
-            };
-            let overtaken = written.iter().filter(|one| one.degraded && one.judged.is_none());
-            let overtaken = overtaken.filter(is_overtaken).map(|one| (one.index, Refusal::Unconfirmed));
-            failed.extend(overtaken);
+            let overtaken = written.iter().filter(|one| self.is_overtaken(one));
+            failed.extend(overtaken.map(|one| (one.index, Refusal::Unconfirmed)));
         }
         failed
+    }
+
+    /// Whether a write must not be acknowledged, by what an owner said that took its copy: it goes by another table, or holds a
+    /// newer version. A newer one was written at the same time, if this node has authority still. If not, others may have acted
+    /// in its place while it was stopped, and this write must not pass for the later one.
+    fn is_lost(
+        &self,
+        placement: &Placement,
+        one: &Written,
+        is_elsewhere: bool,
+        newer: Option<Version>,
+    ) -> bool {
+        // The newer one must be known here: else it is of a clock far ahead, and hides this write.
+        let is_hidden = newer.is_some_and(|newer| !self.holds_since(&one.key, newer));
+        let is_doubtful = is_elsewhere || newer.is_some();
+        let has_authority = || self.has_authority(placement, one.key.slot());
+        is_hidden
+            || match &one.judged {
+                // While the fence stands nobody else decides, and it is looked at before the answer.
+                Some(judged) if judged.is_fenced => is_elsewhere,
+                Some(judged) => {
+                    let has_kept = || placement.has_kept_authority_since(judged.at_ms);
+                    is_doubtful && !(has_authority() && has_kept())
+                }
+                None => is_doubtful && !has_authority(),
+            }
+    }
+
+    /// Whether an owner that could not be reached has decided a condition without this plain write in view: its version hides the
+    /// write, and the asker has to have it done again.
+    fn is_overtaken(&self, one: &Written) -> bool {
+        let mine = one.record.version();
+        let held = || self.0.store.peek(&one.key, self.now_ms()).map(|held| held.version());
+        one.degraded
+            && one.judged.is_none()
+            && held().is_some_and(|held| held > mine && held.node() != mine.node())
     }
 }
 
@@ -334,11 +313,6 @@ impl Written {
     pub(super) fn new(index: usize, key: Key, record: Record, mark: u64, judged: Option<Judged>) -> Written {
         Written { index, key, record, mark, degraded: false, missed: false, judged }
     }
-}
-
-/// The answer to a conditional write that was done before.
-pub(super) fn decided_before() -> Refusal {
-    Refusal::PreconditionFailed("the condition was decided before".into())
 }
 
 /// By what an owner may act.

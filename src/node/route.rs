@@ -58,7 +58,7 @@ impl Node {
         let placement = self.0.placement.load_full();
         let slot = operation.key().slot();
         let primary = placement.ring.primary(slot).ok_or_else(nobody)?;
-        let claim = self.claim(placement.ring.fingerprint());
+        let claim = self.claim(placement.ring.fingerprint(), operation.is_write());
         let may_be_read_here = matches!(operation, Operation::Get(_)) && self.has_authority(&placement, slot);
         let (outcome, holder, route) = if may_be_read_here || primary == self.id() {
             let outcome = self.serve(operation, claim, deadline).await.map_err(Failure::from);
@@ -137,9 +137,7 @@ impl Node {
             };
             if Instant::now() + pause >= deadline {
                 return Err(match failure {
-                    NodeError::Undecided(reason) if !doubt.owners.is_empty() => {
-                        NodeError::ForwardFailed(format!("the write may have been done; {reason}"))
-                    }
+                    NodeError::Undecided(reason) if !doubt.owners.is_empty() => in_doubt(&reason),
                     failure => failure,
                 });
             }
@@ -162,17 +160,11 @@ impl Node {
         in_doubt(&format!("now {refused}"))
     }
 
-    /// A claim of an asker that has not settled anything, for one request.
-    pub(super) fn claim(&self, ring: Fingerprint) -> Claim {
-        let request = self.0.request.fetch_add(1, Ordering::Relaxed);
-        Claim {
-            ring,
-            settled_at_ms: None,
-            clock: self.0.versions.latest(),
-            sent_at_ms: None,
-            request,
-            done: None,
-        }
+    /// The claim of an asker that has settled nothing.
+    pub(super) fn claim(&self, ring: Fingerprint, is_write: bool) -> Claim {
+        // All threads share the counter: a read, which needs no number, does not write there.
+        let request = if is_write { self.0.request.fetch_add(1, Ordering::Relaxed) } else { 0 };
+        Claim::new(ring, self.0.versions.latest(), request)
     }
 
     /// Answers a read by what was gathered, and gives it to the owners that lack it.
@@ -217,7 +209,7 @@ impl Node {
             };
             match outcome {
                 Ok(outcome) => return Ok(Done { outcome, node_id: owner.clone() }),
-                // That one is there and says why: better than that the others are not.
+                // An owner that answered gives a better reason than one that could not be reached.
                 Err(Failure::Elsewhere(error)) => match failure {
                     Failure::Elsewhere(NodeError::Undecided(_)) => {}
                     _ => failure = Failure::Elsewhere(error),

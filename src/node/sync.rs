@@ -290,9 +290,10 @@ fn tell_done(node: &Node, started: Instant, before: SyncReport) {
     moves.last_at_ms = Some(now_ms);
     drop(moves);
     let SyncReport { keys, bytes, failed, left_out, duration_ms } = report;
-    // A few entries again and again are what a member that comes and goes brings about.
-    let is_worth_it = keys >= 100 || left_out > 0 || node.0.complaints.is_due("brought up to date");
-    if (keys > 0 || failed > 0 || left_out > 0) && is_worth_it {
+    let is_news = keys > 0 || failed > 0 || left_out > 0;
+    // A member that comes and goes brings about many small ones: one a minute is told.
+    let is_large = keys >= 100 || left_out > 0;
+    if is_news && (is_large || node.0.complaints.is_due("brought up to date")) {
         info!(keys, bytes, failed, left_out, duration_ms, "brought the members up to date");
     }
     node.0.events.publish("sync_done", now_ms, json!(report));

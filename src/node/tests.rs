@@ -36,14 +36,7 @@ fn frame_bytes_max(value_bytes_max: usize) -> usize {
 }
 
 fn claim() -> Claim {
-    Claim {
-        ring: "ffffffffffffffff".parse().unwrap(),
-        settled_at_ms: Some(u64::MAX),
-        clock: u64::MAX,
-        sent_at_ms: None,
-        request: 1,
-        done: None,
-    }
+    Claim { settled_at_ms: Some(u64::MAX), ..Claim::new("ffffffffffffffff".parse().unwrap(), u64::MAX, 1) }
 }
 
 /// Some of these many bytes, which are never copied until they are encoded.

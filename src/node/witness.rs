@@ -130,8 +130,9 @@ impl Node {
         deadline: Instant,
     ) -> Testimony {
         let request = Request::Witnessed { key: key.as_str().into() };
-        let others = placement.ring.members().iter().filter(|member| *member != self.id());
-        let answers = join_all(others.map(|member| self.call(member, &request, &[], deadline))).await;
+        let answers =
+            join_all(placement.other_members().map(|member| self.call(member, &request, &[], deadline)))
+                .await;
         let mut testimony = Testimony { answered: 1, writes: Vec::new() };
         testimony.writes.extend(self.0.witnesses.of(key, self.uptime_ms()));
         for (reply, mut values) in answers.into_iter().flatten() {

@@ -1,7 +1,6 @@
 //! Schedules of one fault by which real nodes were seen to break a promise.
 //!
-//! Each goes through many keys, as what one slot went through may hide the next time, and says of how many it was broken. One
-//! that is still broken is ignored with the number of its hole.
+//! Each goes through many keys, as what one slot went through may hide the next time, and says of how many it was broken.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

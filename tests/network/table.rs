@@ -141,8 +141,8 @@ impl Came {
             && after.quantile(0.99) <= P99_MS_MAX
     }
 
-    /// The part of the bound that a run fails without: nothing wrong is read, and from five seconds on nothing fails. Within those
-    /// a conditional write that was under way may still be answered `forward_failed`, about once in some runs.
+    /// Whether the run may pass: no read is stale, and from five seconds on no request fails and p99 holds. A failure within the first
+    /// five seconds is shown, but does not fail the run: in some runs one conditional write is answered `forward_failed` there.
     fn is_paid_once(&self, group: &Group) -> bool {
         let is_stale = |sample: &&Sample| matches!(sample.outcome, Outcome::Stale(_));
         let has_failed = |sample: &&Sample| matches!(sample.outcome, Outcome::Failed(_));

@@ -9,7 +9,7 @@ use crate::cluster::Cluster;
 use crate::http;
 use crate::node::{Node, key_path};
 use crate::process::{PATIENCE, poll};
-use crate::proxy::{Proxy, bind_both};
+use crate::proxy::{Proxy, bind_both, free_addresses};
 
 /// After so long without an answer from any address that it was given, a node begins a cluster of its own.
 const BEGINS_ALONE_AFTER: Duration = Duration::from_secs(5);
@@ -125,7 +125,7 @@ fn a_node_that_nobody_answers_says_that_it_begins_a_cluster_of_its_own() {
 fn nodes_that_were_all_given_each_other_begin_together_at_once() {
     let _alone = crate::measured();
     for _ in 0..10 {
-        let listen: Vec<SocketAddr> = (0..5).map(|_| bind_both().2).collect();
+        let listen = free_addresses::<5>();
         let join = listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let mut cluster = Cluster::default();
         for (index, address) in listen.iter().enumerate() {

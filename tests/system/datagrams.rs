@@ -9,7 +9,7 @@ use crate::cluster::Cluster;
 use crate::files::{Folder, secret};
 use crate::node::Node;
 use crate::process::PATIENCE;
-use crate::proxy::{Proxy, bind_both};
+use crate::proxy::{Proxy, free_addresses};
 
 /// The reasons for which the node has dropped datagrams, and how many.
 fn reasons(node: &Node) -> Vec<(String, u64)> {
@@ -25,7 +25,7 @@ fn reasons(node: &Node) -> Vec<(String, u64)> {
 
 /// Two nodes behind proxies that remember what passes, with these flags.
 fn proxied(flags: &[&str], cluster: &mut Cluster) -> [Proxy; 2] {
-    let listen = [bind_both().2, bind_both().2];
+    let listen = free_addresses::<2>();
     let proxies = listen.map(Proxy::start);
     let seed = proxies[0].address.to_string();
     for number in [1, 2] {

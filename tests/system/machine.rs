@@ -21,7 +21,9 @@ const TOKEN: &str = "the-token-of-whoever-runs-the-test";
 
 /// Nodes on machines of their own, `n1` at 10.1.0.1 and so on, of which all know all.
 pub(crate) fn start(nodes: u8, flags: &[&str]) -> Cluster {
-    run(&["ip", "link", "add", "bridge0", "type", "bridge"]);
+    // With an address of its own: else the bridge takes that of a port, and another one when that port goes with its node; the
+    // others would send to the former for as long as they remember it.
+    run(&["ip", "link", "add", "bridge0", "address", "02:00:00:00:00:01", "type", "bridge"]);
     run(&["ip", "addr", "add", "10.1.0.254/24", "dev", "bridge0"]);
     run(&["ip", "link", "set", "bridge0", "up"]);
     let mut cluster = Cluster::default();

@@ -87,6 +87,12 @@ pub(crate) fn bind_both() -> (TcpListener, UdpSocket, SocketAddr) {
     panic!("no port is free for TCP and UDP");
 }
 
+/// Addresses that are free for both protocols. All are held until the last is found: one that is given back may be found again.
+pub(crate) fn free_addresses<const N: usize>() -> [SocketAddr; N] {
+    let held: [_; N] = std::array::from_fn(|_| bind_both());
+    held.each_ref().map(|(_, _, address)| *address)
+}
+
 impl Shared {
     fn is_cut(&self) -> bool {
         self.cut.load(Ordering::SeqCst)

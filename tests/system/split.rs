@@ -1,17 +1,16 @@
 //! A network that falls in two and heals, by proxies that are cut.
 
-use std::net::SocketAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::cluster::Cluster;
 use crate::node::Node;
 use crate::process::PATIENCE;
-use crate::proxy::{Proxy, bind_both};
+use crate::proxy::{Proxy, bind_both, free_addresses};
 
 /// Two nodes that reach each other only through their proxies.
 fn proxied_pair() -> (Cluster, [Proxy; 2]) {
-    let listen: [SocketAddr; 2] = [bind_both().2, bind_both().2];
+    let listen = free_addresses::<2>();
     let proxies = listen.map(Proxy::start);
     let advertised = [0, 1].map(|index: usize| proxies[index].address.to_string());
     let mut cluster = Cluster::default();
