@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::watch;
-use tokio::time::{Duration, Instant, timeout, timeout_at};
+use tokio::time::{Duration, Instant, timeout_at};
 
 use super::connection::{Connection, Replied};
 use super::life::Life;
@@ -17,7 +17,7 @@ use super::line::Line;
 use super::message::{Reply, Request};
 use super::party::Called;
 use super::relay::Detours;
-use super::{BULK_BYTES, CONNECT_TIMEOUT, LATENESS, Lane, LinkConfig, LinkError, SILENCE};
+use super::{BULK_BYTES, LATENESS, Lane, LinkConfig, LinkError, SILENCE};
 use crate::net::spawn;
 use crate::telemetry::Metrics;
 
@@ -133,15 +133,10 @@ impl Pool {
         self.retire_at(tls.reloads(), |connection| !connection.is_current(tls)).await;
     }
 
-    /// Retires what is outdated whenever something changes, and once more a little later for what was being opened then.
+    /// Retires what is outdated whenever something changes. What is being opened then finds out for itself.
     async fn retire_at<T>(&self, mut changes: watch::Receiver<T>, is_outdated: impl Fn(&Connection) -> bool) {
         // An error means that the node stops.
         while changes.changed().await.is_ok() {
-            self.retire(&is_outdated);
-            // Opening takes no longer. A change meanwhile is no reason to wait.
-            while let Ok(Ok(())) = timeout(2 * CONNECT_TIMEOUT, changes.changed()).await {
-                self.retire(&is_outdated);
-            }
             self.retire(&is_outdated);
         }
     }

@@ -78,6 +78,7 @@ impl Line {
         if let Some(failed) = failing.as_ref().filter(|failed| Instant::now() < failed.until) {
             return Err(failed.error.clone());
         }
+        let has_changed = config.watch_security();
         let upgraded = match timeout(CONNECT_TIMEOUT, upgrade(called, lane, &config)).await {
             Ok(upgraded) => upgraded,
             Err(_) => Err(LinkError::unreachable(
@@ -94,6 +95,10 @@ impl Line {
                 if let Some(other) = self.current.swap(Some(connection.clone())) {
                     // It has closed, or leads to another node than the one that is at this address now.
                     other.close();
+                }
+                // The change did not find this connection in its place.
+                if has_changed() {
+                    self.retire_if(|open| std::ptr::eq(open, &*connection));
                 }
                 *failing = None;
                 Ok(connection)

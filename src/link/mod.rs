@@ -84,6 +84,20 @@ impl LinkConfig {
         let said = said.and_then(|text| text.parse().ok());
         said.map_or(self.frame_bytes_max(), |bytes: usize| bytes.max(FRAME_BYTES_LEAST))
     }
+
+    /// Tells, when asked, whether secrets or certificates have changed since this was called.
+    fn watch_security(&self) -> impl Fn() -> bool + use<> {
+        let keyring = self.keyring.clone().map(|mut keyring| {
+            keyring.mark_unchanged();
+            keyring
+        });
+        let reloads = self.tls.as_ref().map(|tls| tls.reloads());
+        // An error means that the node stops.
+        move || {
+            keyring.as_ref().is_some_and(|keyring| keyring.has_changed().is_ok_and(|changed| changed))
+                || reloads.as_ref().is_some_and(|reloads| reloads.has_changed().is_ok_and(|changed| changed))
+        }
+    }
 }
 
 /// What every node takes, however short its values: a full batch with its heads.

@@ -3,10 +3,11 @@
 use bytes::BytesMut;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::super::handshake::Asked;
 use super::*;
-use crate::security::{Hash, Keyring, Secret, bytes, text};
+use crate::security::{Hash, KeyId, Keyring, Secret, bytes, text};
 
 fn keyring(seed: u64) -> (tokio::sync::watch::Sender<Arc<Keyring>>, LinkConfig) {
     let secret = Secret::generate(&mut StdRng::seed_from_u64(seed)).to_text();
@@ -229,45 +230,53 @@ async fn a_link_ends_with_the_secret_that_it_rests_on() {
 }
 
 /// A member that serves `Echo` at `listener` under this name, and says which secret each link rests on.
-fn sealed_peer(
-    listener: TcpListener,
-    config: &LinkConfig,
-    name: &str,
-) -> tokio::sync::mpsc::UnboundedReceiver<crate::security::KeyId> {
+fn sealed_peer(listener: TcpListener, config: &LinkConfig, name: &str) -> UnboundedReceiver<KeyId> {
     let (opened, keys) = tokio::sync::mpsc::unbounded_channel();
-    let me = Party { address: listener.local_addr().unwrap(), ..party(name, 2) };
-    let config = LinkConfig { me, nonces: Arc::default(), ..config.clone() };
+    let config = member(&listener, config, name);
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
             let head = asked(&mut stream).await;
-            let bulk = head.contains("shoal-lane: bulk");
-            let asked_lane = if bulk { Lane::Bulk } else { Lane::Requests };
-            let answered = match answer(&config, asked_lane, None, |name| upgrade::header(&head, name)) {
-                Ok(answered) => answered,
-                Err(refused) => {
-                    let body = serde_json::json!({"message": refused.to_string()}).to_string();
-                    let head =
-                        format!("HTTP/1.1 403 Forbidden\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-                    stream.write_all(head.as_bytes()).await.unwrap();
-                    continue;
-                }
-            };
-            let fields: String =
-                answered.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-            let head = format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n");
-            stream.write_all(head.as_bytes()).await.unwrap();
-            let _ = opened.send(answered.key.unwrap());
-            let config = config.clone();
-            tokio::spawn(async move {
-                let mut early = BytesMut::new();
-                let seals = answered.admit(&mut stream, &mut early).await.unwrap();
-                assert!(seals.is_some());
-                serve(stream, &early, lane(bulk), Arc::new(Echo), seals, &config, &metrics()).await
-            });
+            serve_sealed(stream, &head, &config, &opened).await;
         }
     });
     keys
+}
+
+fn member(listener: &TcpListener, config: &LinkConfig, name: &str) -> LinkConfig {
+    let me = Party { address: listener.local_addr().unwrap(), ..party(name, 2) };
+    LinkConfig { me, nonces: Arc::default(), ..config.clone() }
+}
+
+/// Answers the request for a link whose head this is, and serves the link in the background.
+async fn serve_sealed(
+    mut stream: TcpStream,
+    head: &str,
+    config: &LinkConfig,
+    opened: &UnboundedSender<KeyId>,
+) {
+    let bulk = head.contains("shoal-lane: bulk");
+    let asked_lane = if bulk { Lane::Bulk } else { Lane::Requests };
+    let answered = match answer(config, asked_lane, None, |name| upgrade::header(head, name)) {
+        Ok(answered) => answered,
+        Err(refused) => {
+            let body = serde_json::json!({"message": refused.to_string()}).to_string();
+            let head = format!("HTTP/1.1 403 Forbidden\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            return stream.write_all(head.as_bytes()).await.unwrap();
+        }
+    };
+    let fields: String =
+        answered.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let head = format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let _ = opened.send(answered.key.unwrap());
+    let config = config.clone();
+    tokio::spawn(async move {
+        let mut early = BytesMut::new();
+        let seals = answered.admit(&mut stream, &mut early).await.unwrap();
+        assert!(seals.is_some());
+        serve(stream, &early, lane(bulk), Arc::new(Echo), seals, &config, &metrics()).await
+    });
 }
 
 #[tokio::test]
@@ -314,9 +323,17 @@ async fn a_request_for_a_member_goes_over_no_link_that_leads_to_another_one() {
     assert!(keys.recv().await.is_some() && keys.try_recv().is_err());
 }
 
+/// A keyring that begins with a new secret and accepts the one of `keyring(1)`; the ids of both, the new one last.
+fn rotated() -> (Arc<Keyring>, [KeyId; 2]) {
+    let [old, new] = [1, 2].map(|seed| Secret::generate(&mut StdRng::seed_from_u64(seed)).to_text());
+    let both = Keyring::parse(&format!("{new}\n{old}")).unwrap();
+    let ids = [Keyring::parse(&old).unwrap().first().id, both.first().id];
+    (Arc::new(both), ids)
+}
+
 #[tokio::test]
 async fn links_move_to_the_first_secret_and_no_call_fails() {
-    let [old, new] = [1, 2].map(|seed| Secret::generate(&mut StdRng::seed_from_u64(seed)).to_text());
+    let (both, [first, second]) = rotated();
     let (sender, ours) = keyring(1);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let peer = listener.local_addr().unwrap();
@@ -327,10 +344,8 @@ async fn links_move_to_the_first_secret_and_no_call_fails() {
         async move { pool.follow_security().await }
     });
     pool.call(peer, &get("a"), &[], soon()).await.unwrap();
-    let both = Keyring::parse(&format!("{new}\n{old}")).unwrap();
-    let (first, second) = (Keyring::parse(&old).unwrap().first().id, both.first().id);
     assert_eq!(keys.recv().await, Some(first));
-    sender.send_replace(Arc::new(both));
+    sender.send_replace(both);
     let moved = async {
         loop {
             pool.call(peer, &get("a"), &[], soon()).await.unwrap();
@@ -341,4 +356,26 @@ async fn links_move_to_the_first_secret_and_no_call_fails() {
     };
     assert_eq!(tokio::time::timeout(Duration::from_secs(5), moved).await, Ok(second));
     following.abort();
+}
+
+#[tokio::test]
+async fn a_link_that_was_being_opened_when_the_secret_changed_serves_one_call() {
+    let (both, [first, second]) = rotated();
+    let (sender, ours) = keyring(1);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (peer, config) = (listener.local_addr().unwrap(), member(&listener, &ours, "n2"));
+    let (opened, mut keys) = tokio::sync::mpsc::unbounded_channel();
+    let pool = Arc::new(Pool::new(ours, metrics()));
+    let calling = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.call(peer, &get("a"), &[], soon()).await }
+    });
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let head = asked(&mut stream).await;
+    sender.send_replace(both);
+    serve_sealed(stream, &head, &config, &opened).await;
+    calling.await.unwrap().unwrap();
+    let mut more = sealed_peer(listener, &config, "n2");
+    pool.call(peer, &get("a"), &[], soon()).await.unwrap();
+    assert_eq!((keys.try_recv(), more.try_recv()), (Ok(first), Ok(second)));
 }
