@@ -38,6 +38,8 @@ pub struct LeaseQuestion {
     pub ring: Fingerprint,
     /// When it asked, in microseconds since its process started: later than all that the process asked before.
     pub asked_us: u64,
+    /// It comes with the answer to a question of the receiver, because the receiver cannot be called.
+    pub is_back: bool,
 }
 
 /// The answer to one question for a lease.
@@ -53,6 +55,8 @@ pub struct LeaseAnswer {
     pub ring: Fingerprint,
     /// False: not yet.
     pub granted: bool,
+    /// As in the question.
+    pub is_back: bool,
     /// Whether the answering node counts the asker as a member.
     pub is_member: bool,
 }

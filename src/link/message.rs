@@ -216,13 +216,15 @@ pub struct Claim {
     pub request: u64,
     /// The version under which the write has been done already, at another node.
     pub done: Option<Version>,
+    /// How long ago a write was asked for, in milliseconds, if an owner that fell silent may have done it since.
+    pub unsure_ms: Option<u32>,
 }
 
 impl Claim {
     /// A claim of an asker that has settled nothing and does not know the owner's clock. `request` is zero for reads.
     #[must_use]
     pub fn new(ring: Fingerprint, clock: u64, request: u64) -> Claim {
-        Claim { ring, settled_at_ms: None, clock, sent_at_ms: None, request, done: None }
+        Claim { ring, settled_at_ms: None, clock, sent_at_ms: None, request, done: None, unsure_ms: None }
     }
 }
 
@@ -393,8 +395,9 @@ pub enum Reply {
         ring: Fingerprint,
         /// A lease that it granted under another table still runs.
         bound: bool,
-        /// Those, by index, of which a newer version is held, with that.
-        stale: Vec<(u32, Version)>,
+        /// Versions that were met, by index: a newer one, which stays; to [`Request::Copy`] also an older one of another node that
+        /// is so recent that the sender may not have known it.
+        met: Vec<(u32, Version)>,
     },
     /// To [`Request::Peek`].
     Peeked {
@@ -402,8 +405,10 @@ pub enum Reply {
         record: Option<RecordHead>,
         /// What the record, or having none, says of all others.
         standing: Standing,
-        /// Members from which this node hears nothing.
+        /// Members from which this node hears nothing when it calls them.
         unheard: Vec<NodeId>,
+        /// Those of them that call this node.
+        calling: Vec<NodeId>,
         /// The answering process's own time, in milliseconds.
         at_ms: u64,
         /// The version under which the marked write has been done already.
@@ -415,6 +420,8 @@ pub enum Reply {
         sender: Sender,
         /// The answer.
         answer: LeaseAnswer,
+        /// What the answering node asks the other one, which it cannot call.
+        question: Option<LeaseQuestion>,
     },
     /// To [`Request::Digests`]: the slots that differ.
     Differ(Vec<Slot>),

@@ -22,7 +22,7 @@ impl Service for Echo {
     fn call(&self, request: Request, _value: Bytes, _deadline: Instant) -> Answer {
         let Request::One { operation: Operation::Get { key }, .. } = request else {
             return Answer::Now(
-                Reply::Copied { ring: claim().ring, bound: false, stale: Vec::new() },
+                Reply::Copied { ring: claim().ring, bound: false, met: Vec::new() },
                 Vec::new(),
             );
         };

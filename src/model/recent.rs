@@ -1,8 +1,9 @@
 //! Which writes were done lately, and under which version: one that is asked for again is not done again.
 //!
 //! An asker that got no answer, or one in doubt, has the write done once more, by whichever owner it reaches; each try has the
-//! same [`Recent::mark`]. Does not know records. Invariant: a version is found only by the mark of the write that it came
-//! from. What is forgotten early, because its place was taken, is done again, as if nothing were remembered.
+//! same [`Recent::mark`]. An owner that overwrote the key since then need not do it: see [`Recent::given_plain`]. Does not know
+//! records. Invariant: a version is found only by the mark of the write that it came from, or by the key that it was given to.
+//! What is forgotten early, because its place was taken, is done again, as if nothing were remembered.
 
 use parking_lot::Mutex;
 
@@ -16,24 +17,15 @@ const PLACES: usize = 8192;
 const LIFE_MS: u64 = 60_000;
 
 /// The writes that a node has done or copied lately.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Recent {
-    places: Box<[Mutex<Done>]>,
-}
-
-/// What a place remembers; nothing at first, as no mark is zero.
-#[derive(Clone, Copy, Debug)]
-struct Done {
-    mark: u64,
-    version: Version,
-    at_ms: u64,
-}
-
-impl Default for Recent {
-    fn default() -> Recent {
-        let nothing = || Mutex::new(Done { mark: 0, version: Version::new(0, 0), at_ms: 0 });
-        Recent { places: (0..PLACES).map(|_| nothing()).collect() }
-    }
+    by_mark: Places,
+    /// Of this node's own writes the last one of a key.
+    given: Places,
+    /// The last one without a condition.
+    given_plain: Places,
+    /// Versions of keys that gave way to others, whose writers may not know them.
+    hidden: Places,
 }
 
 impl Recent {
@@ -46,21 +38,84 @@ impl Recent {
 
     /// Remembers under which version a write was done.
     pub fn note(&self, mark: u64, version: Version, now_ms: u64) {
-        if mark != 0 {
-            *self.place(mark).lock() = Done { mark, version, at_ms: now_ms };
-        }
+        self.by_mark.note(mark, version, now_ms);
     }
 
     /// The version under which a write was done, if that is known.
     #[must_use]
     pub fn version(&self, mark: u64, now_ms: u64) -> Option<Version> {
+        let done = self.by_mark.find(mark)?;
+        (now_ms.saturating_sub(done.at_ms) <= LIFE_MS).then_some(done.version)
+    }
+
+    /// Remembers the version that this node gives a key, in a plain write or in a conditional one.
+    pub fn note_given(&self, key: &Key, version: Version, is_plain: bool, now_ms: u64) {
+        let mark = Recent::mark(0, key);
+        self.given.note(mark, version, now_ms);
+        if is_plain {
+            self.given_plain.note(mark, version, now_ms);
+        }
+    }
+
+    /// The last version that this node gave a key in a plain write after that time, if that is known.
+    #[must_use]
+    pub fn given_plain(&self, key: &Key, after_ms: u64) -> Option<Version> {
+        let given = self.given_plain.find(Recent::mark(0, key))?;
+        (given.at_ms > after_ms).then_some(given.version)
+    }
+
+    /// Remembers that a version of a key gave way to a newer one, of which nobody can say that it was written with this one in
+    /// view.
+    pub fn note_hidden(&self, key: &Key, version: Version, now_ms: u64) {
+        self.hidden.note(Recent::mark(0, key), version, now_ms);
+    }
+
+    /// Whether that version of a key is the last one that gave way so.
+    #[must_use]
+    pub fn is_hidden(&self, key: &Key, version: Version) -> bool {
+        self.hidden.find(Recent::mark(0, key)).is_some_and(|hidden| hidden.version == version)
+    }
+
+    /// Whether this node gave a key that version when it knew already that a write was done.
+    #[must_use]
+    pub fn is_given_since(&self, key: &Key, version: Version, mark: u64) -> bool {
+        let given = self.given.find(Recent::mark(0, key)).filter(|given| given.version == version);
+        given.is_some_and(|given| self.by_mark.find(mark).is_some_and(|done| done.at_ms < given.at_ms))
+    }
+}
+
+#[derive(Debug)]
+struct Places(Box<[Mutex<Done>]>);
+
+/// What a place remembers; nothing at first, as no mark is zero.
+#[derive(Clone, Copy, Debug)]
+struct Done {
+    mark: u64,
+    version: Version,
+    at_ms: u64,
+}
+
+impl Default for Places {
+    fn default() -> Places {
+        let nothing = || Mutex::new(Done { mark: 0, version: Version::new(0, 0), at_ms: 0 });
+        Places((0..PLACES).map(|_| nothing()).collect())
+    }
+}
+
+impl Places {
+    fn note(&self, mark: u64, version: Version, at_ms: u64) {
+        if mark != 0 {
+            *self.place(mark).lock() = Done { mark, version, at_ms };
+        }
+    }
+
+    fn find(&self, mark: u64) -> Option<Done> {
         let done = *self.place(mark).lock();
-        let is_it = mark != 0 && done.mark == mark && now_ms.saturating_sub(done.at_ms) <= LIFE_MS;
-        is_it.then_some(done.version)
+        (mark != 0 && done.mark == mark).then_some(done)
     }
 
     fn place(&self, mark: u64) -> &Mutex<Done> {
-        &self.places[mark as usize % self.places.len()]
+        &self.0[mark as usize % self.0.len()]
     }
 }
 
@@ -97,5 +152,29 @@ mod tests {
         let recent = Recent::default();
         recent.note(0, Version::new(5, 1), 0);
         assert_eq!(recent.version(0, 0), None);
+    }
+
+    #[test]
+    fn the_last_version_that_was_given_is_known_for_as_long_as_is_asked_for() {
+        let (recent, key) = (Recent::default(), Key::parse("a").unwrap());
+        recent.note_given(&key, Version::new(5, 1), true, 1000);
+        assert_eq!(recent.given_plain(&key, 999), Some(Version::new(5, 1)));
+        assert_eq!(recent.given_plain(&key, 1000), None);
+        recent.note_given(&key, Version::new(6, 1), false, 1001);
+        assert_eq!(recent.given_plain(&key, 999), Some(Version::new(5, 1)));
+        assert_eq!(recent.given_plain(&Key::parse("b").unwrap(), 0), None);
+    }
+
+    #[test]
+    fn a_version_has_a_write_in_view_that_was_known_before_it_was_given() {
+        let (recent, key) = (Recent::default(), Key::parse("a").unwrap());
+        let (mark, given) = (Recent::mark(7, &key), Version::new(6, 1));
+        recent.note_given(&key, given, false, 1001);
+        assert!(!recent.is_given_since(&key, given, mark), "nothing is known of the write");
+        recent.note(mark, Version::new(5, 2), 1001);
+        assert!(!recent.is_given_since(&key, given, mark), "perhaps it came later");
+        recent.note(mark, Version::new(5, 2), 1000);
+        assert!(recent.is_given_since(&key, given, mark));
+        assert!(!recent.is_given_since(&key, Version::new(7, 1), mark), "another one's");
     }
 }

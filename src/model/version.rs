@@ -55,6 +55,12 @@ impl Version {
         text
     }
 
+    /// A version right before this one, after whatever it replaced; `number` tells it from others. For a write that this one
+    /// has overtaken: stamps after what exists have a greater time.
+    pub(crate) fn previous(self, number: u32) -> Version {
+        Version { time: self.time, node: number.checked_rem(self.node).unwrap_or_default() }
+    }
+
     /// The first version of a node after this one.
     pub(super) fn next(self, node: u32) -> Version {
         Version { time: self.time.saturating_add(1), node }

@@ -25,13 +25,17 @@ impl Node {
         };
         let mut record = operation.record(unstamped, now_ms);
         let mut on = None;
+        // Under the store's lock, so that who finds the version there finds out who gave it.
         let stamp = |current: Option<Current>| {
             on = current.map(|current| current.version);
             let live = current.filter(|current| current.live).map(|current| current.version);
             if !condition.holds(live) {
                 return Err(refused(condition, live));
             }
-            Ok(self.0.versions.stamp_after(now_ms, on))
+            let version = self.0.versions.stamp_after(now_ms, on);
+            let is_plain = *condition == Condition::Always;
+            self.0.recent.note_given(key, version, is_plain, self.uptime_ms());
+            Ok(version)
         };
         let written = self.0.store.write(key, record.clone(), now_ms, stamp)??;
         self.count_evicted(written.evicted);
@@ -54,6 +58,27 @@ impl Node {
         })
     }
 
+    /// Answers a write that an owner which fell silent may have done, and which another write that was asked for at the same time
+    /// has overtaken here. Done now, it would follow what came after it: it counts as done just before. None if that is not
+    /// known.
+    pub(super) fn apply_before(
+        &self,
+        index: usize,
+        operation: &Operation,
+        claim: Claim,
+        at_ms: u64,
+    ) -> Option<(Outcome, Written)> {
+        let asked_ms = at_ms.saturating_sub(claim.unsure_ms?.into());
+        let key = operation.key();
+        let given = self.0.recent.given_plain(key, asked_ms).filter(|_| !operation.is_conditional())?;
+        let held = self.0.store.peek(key, self.now_ms()).filter(|held| held.version() >= given)?;
+        let outcome = match operation {
+            Operation::Delete(..) => Outcome::Deleted { found: true, degraded: false },
+            _ => Outcome::Stored { version: given.previous(claim.request as u32), degraded: false },
+        };
+        Some((outcome, Written::new(index, key.clone(), held, 0, None)))
+    }
+
     /// Sees to a write that has been done under that version, here or elsewhere, but was not confirmed: it, or what is newer, has to
     /// reach the other owners. None if it has to be done once more.
     pub(super) fn apply_again(
@@ -74,13 +99,18 @@ impl Node {
         let (key, now_ms) = (operation.key(), self.now_ms());
         let held = self.0.store.peek(key, now_ms).filter(|held| held.version() >= version);
         let record = held.unwrap_or_else(|| operation.record(version, now_ms));
-        // A newer one of another node may have been decided on a condition that did not see this one.
-        if record.version() > version && record.version().node() != version.node() {
+        let mark = Recent::mark(claim.request, key);
+        // A newer one may have been decided on a condition that did not see this one.
+        let is_in_view = || {
+            record.version().node() == version.node()
+                || self.0.recent.is_given_since(key, record.version(), mark)
+        };
+        if record.version() > version && !is_in_view() {
             return Ok(None);
         }
         self.keep(key, record.clone());
-        let mark = Recent::mark(claim.request, key);
         self.0.recent.note(mark, version, self.uptime_ms());
+        let mark = if record.version() == version { mark } else { 0 };
         let outcome = match operation {
             // What was there then was seen at the first try, whose answer was lost.
             Operation::Delete(..) => Outcome::Deleted { found: true, degraded: false },

@@ -108,7 +108,10 @@ async fn call(node: &Node, placement: &Placement, member: (&NodeId, SocketAddr))
     let Request::Lease { question, .. } = request else { return Ok(false) };
     let deadline = Instant::now() + Duration::from_millis(Ledger::LEASE_MS);
     let (reply, slots) = node.0.links.call(member, &request, &slots, deadline).await?;
-    let Reply::Leased { sender, mut answer } = reply else { return Ok(false) };
+    let Reply::Leased { sender, mut answer, question: back } = reply else { return Ok(false) };
+    if let Some(back) = back.filter(|_| sender.node_id == *member.0) {
+        node.answer_at_next_call(&sender, back);
+    }
     // Whatever the member says it answers.
     answer.asked_us = question.asked_us;
     Ok(sender.node_id == *member.0 && node.hear_answer(placement, &sender, &answer, &slots))

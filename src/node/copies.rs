@@ -17,9 +17,9 @@ use crate::model::{Evicted, Fingerprint, Key, Ledger, NodeId, Put, Record, Store
 
 /// What a copy request came to.
 pub(super) enum Copied {
-    /// All are held; of these, by index, a newer version. The member goes by this table; if it is `bound`, another member may
-    /// still rely on a lease that it gave under a former one.
-    Held { ring: Fingerprint, bound: bool, stale: Vec<(u32, Version)> },
+    /// All are held, or newer ones; by index, which versions were met, see [`Reply::Copied`]. The member goes by this table; if it
+    /// is `bound`, another member may still rely on a lease that it gave under a former one.
+    Held { ring: Fingerprint, bound: bool, met: Vec<(u32, Version)> },
     /// The member is there and cannot take what is among the records.
     Rejected(String),
     /// The member is there and was not done in time.
@@ -35,6 +35,9 @@ pub(super) type Item = (RecordHead, Bytes);
 pub(super) const ROOM: Room = Room { items: usize::MAX, value_bytes: BATCH_BYTES_MAX };
 /// How long a member may take to show that it is there.
 const SIGN_TIMEOUT: Duration = Duration::from_secs(1);
+/// For how long an owner with authority may not know of another owner's write that could not be copied to it: until the copy was
+/// given up, and then until the lease is over.
+const UNSEEN_MS: u64 = 5_000;
 
 impl Node {
     /// Has a member keep records, each with the mark of its write. All that is not [`Copied::Held`] holds of some of them.
@@ -46,7 +49,7 @@ impl Node {
         deadline: Instant,
     ) -> Copied {
         let here = self.ring().fingerprint();
-        let (mut member_ring, mut is_bound, mut all_stale, mut sent) = (here, false, Vec::new(), 0);
+        let (mut member_ring, mut is_bound, mut all_met, mut sent) = (here, false, Vec::new(), 0);
         let items = records.map(|(key, record, mark)| {
             let (head, value) = record_to_wire(key, record);
             (RecordHead { mark, ..head }, value)
@@ -54,17 +57,17 @@ impl Node {
         for batch in cut(items, ROOM, |(head, value)| Weight::of(head, value.len())) {
             let count = batch.len() as u32;
             match self.copy_batch(member, request, batch, deadline).await {
-                Copied::Held { ring, bound, stale } => {
+                Copied::Held { ring, bound, met } => {
                     is_bound |= bound;
                     // One that goes by another table for some of them does so for all.
                     member_ring = if ring == here { member_ring } else { ring };
-                    all_stale.extend(stale.into_iter().map(|(index, held)| (sent + index, held)));
+                    all_met.extend(met.into_iter().map(|(index, version)| (sent + index, version)));
                     sent += count;
                 }
                 failed => return failed,
             }
         }
-        Copied::Held { ring: member_ring, bound: is_bound, stale: all_stale }
+        Copied::Held { ring: member_ring, bound: is_bound, met: all_met }
     }
 
     /// Has a member keep records that fit one frame.
@@ -88,9 +91,9 @@ impl Node {
         }
         match reply {
             Err(LinkError::Refused(_)) if cfg!(feature = "fault-refused-is-gone") => {
-                Copied::Held { ring: self.ring().fingerprint(), bound: false, stale: Vec::new() }
+                Copied::Held { ring: self.ring().fingerprint(), bound: false, met: Vec::new() }
             }
-            Ok((Reply::Copied { ring, bound, stale }, _)) => Copied::Held { ring, bound, stale },
+            Ok((Reply::Copied { ring, bound, met }, _)) => Copied::Held { ring, bound, met },
             Ok((Reply::Refused(refusal @ (Refusal::Invalid(_) | Refusal::TooLarge(_))), _)) => {
                 Copied::Rejected(refusal.to_string())
             }
@@ -120,8 +123,8 @@ impl Node {
         matches!(self.0.links.call(member, &ping, &[], deadline).await, Ok((Reply::Pong { .. }, _)))
     }
 
-    /// The inverse of [`Node::copy_to`], at the receiving end. Says, by index, of which a newer version is held, and which. A
-    /// record that this node cannot keep does not hinder the others.
+    /// The inverse of [`Node::copy_to`], at the receiving end. Says which versions were met, see [`Reply::Copied`]. A record
+    /// that this node cannot keep does not hinder the others.
     ///
     /// `theirs` is the table of one that waits. It does not know the owners by another one, who may answer by that: before it
     /// can acknowledge what it wrote, they are owed it here.
@@ -132,7 +135,7 @@ impl Node {
         mut values: Bytes,
     ) -> Result<Vec<(u32, Version)>, Refusal> {
         check_lengths(heads.iter().map(RecordHead::value_bytes), &values)?;
-        let mut stale = Vec::new();
+        let mut met = Vec::new();
         for (index, RecordHead { key, version, mark, kind }) in heads.into_iter().enumerate() {
             let (key, record) = match (parse(key), kind_from_wire(version, kind, &mut values)) {
                 (Ok(key), Ok(record)) => (key, record),
@@ -148,7 +151,11 @@ impl Node {
             {
                 self.0.store.remove_version(&key, held.version());
             }
-            stale.extend(self.keep(&key, record).map(|held| (index as u32, held)));
+            // Whoever waits for the copy of its write has to know an older one that it may have decided a condition without.
+            let is_waiting = theirs.is_some() && mark != 0;
+            let other = if is_waiting { self.keep(&key, record) } else { self.keep_found(&key, record) };
+            let is_told = |met: &Version| *met > version || is_waiting && is_overtaken(*met, version);
+            met.extend(other.filter(is_told).map(|other| (index as u32, other)));
             self.0.recent.note(mark, version, self.uptime_ms());
             let placement = self.0.placement.load();
             let is_foreign = theirs.is_some_and(|theirs| theirs != placement.ring.fingerprint());
@@ -156,7 +163,7 @@ impl Node {
                 self.pass_on(key.slot());
             }
         }
-        Ok(stale)
+        Ok(met)
     }
 
     /// Does not keep a record that is over a bound of this node; the sender's may be another.
@@ -175,21 +182,31 @@ impl Node {
         }
     }
 
-    /// The one way into the store for what has a version. Gives a newer one that is there.
+    /// The one way into the store for what has a version. Gives another one that was there, which stays if it is newer.
     pub(super) fn keep(&self, key: &Key, record: Record) -> Option<Version> {
         let version = record.version();
         match self.0.store.put_if_newer(key, record, self.now_ms()) {
-            Ok(Put::Stored { evicted, .. }) => {
+            Ok(Put::Stored { evicted, older, .. }) => {
                 self.count_evicted(evicted);
-                None
+                older
             }
-            Ok(Put::Stale { held }) => Some(held).filter(|held| *held > version),
+            Ok(Put::Stale { held }) => Some(held).filter(|held| *held != version),
             Err(StoreError::TooLarge { .. }) => {
                 // This node's store is smaller than the sender's.
                 self.forget_older(key, version);
                 None
             }
         }
+    }
+
+    /// Keeps what is brought by somebody else than its writer, who does not hear of an older version that was here.
+    pub(super) fn keep_found(&self, key: &Key, record: Record) -> Option<Version> {
+        let version = record.version();
+        let other = self.keep(key, record);
+        if let Some(older) = other.filter(|other| is_overtaken(*other, version)) {
+            self.0.recent.note_hidden(key, older, self.uptime_ms());
+        }
+        other
     }
 
     /// Whether a lease that this node granted under another table than its present one may still run.
@@ -218,4 +235,9 @@ impl Node {
         self.0.metrics.evictions.inc_by(evicted.entries as u64);
         self.0.metrics.evicted_bytes.inc_by(evicted.bytes as u64);
     }
+}
+
+/// Whether a version that was stamped shortly after one of another node may not have had it in view.
+fn is_overtaken(older: Version, by: Version) -> bool {
+    older < by && older.node() != by.node() && by.millis().saturating_sub(older.millis()) <= UNSEEN_MS
 }

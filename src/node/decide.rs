@@ -116,7 +116,7 @@ impl Node {
         let mark = Recent::mark(claim.request, key);
         let fenced = self.fence_and_gather(key, deadline).await?;
         if let Some(newest) = fenced.newest() {
-            self.keep(key, newest.clone());
+            self.keep_found(key, newest.clone());
         }
         if !fenced.stands(self.uptime_ms()) {
             return Err(Refusal::Undecided);
@@ -207,7 +207,11 @@ impl Node {
             }
             let records = [(key, record.clone(), written.mark)].into_iter();
             let copied = self.copy_to(member, Request::Copy, records, deadline).await;
-            matches!(copied, Copied::Held { ring: theirs, .. } if theirs == ring.fingerprint())
+            let mine = record.version();
+            let on = written.judged.as_ref().and_then(|judged| judged.on);
+            let is_unseen = |met: Version| met < mine && Some(met) > on;
+            matches!(copied, Copied::Held { ring: theirs, met, .. }
+                if theirs == ring.fingerprint() && !met.iter().any(|(_, met)| is_unseen(*met)))
         });
         let holders = 1 + join_all(holding).await.into_iter().filter(|is_held| *is_held).count();
         if 2 * holders > ring.members().len() { Ok(()) } else { Err(Refusal::Unconfirmed) }

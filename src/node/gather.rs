@@ -22,6 +22,7 @@ pub(super) struct Peeked {
     pub(super) record: Option<Record>,
     standing: Standing,
     unheard: Vec<NodeId>,
+    calling: Vec<NodeId>,
     at_ms: u64,
     done: Option<Version>,
 }
@@ -42,9 +43,12 @@ impl Gathered {
         let is_settled = |(member, answer): &Answer| {
             matches!(answer, Ok(_) | Err(LinkError::Refused(_))) || self.is_unheard(member)
         };
+        // One that calls others acts, and may have what an owner lacks that is not synced.
+        let is_calling = |member: &NodeId| self.peeked().any(|(_, peeked)| peeked.calling.contains(member));
+        let is_out = |answer: &Answer| is_settled(answer) && (answer.1.is_ok() || !is_calling(&answer.0));
         any(Standing::Authority)
             || any(Standing::Synced) && self.owners().iter().all(is_settled)
-            || self.is_everybody && self.answers.iter().all(is_settled)
+            || self.is_everybody && self.answers.iter().all(is_out)
     }
 
     fn add_others(&mut self, others: Gathered) {
@@ -166,8 +170,8 @@ impl Node {
         let owners: Vec<NodeId> = placement.ring.owners(key.slot()).cloned().collect();
         let others = owners.into_iter().filter(|owner| owner != one).collect();
         let mut found = self.peek_at_all(&placement, others, key, 0, deadline).await;
-        let (standing, unheard) = (Standing::Authority, Vec::new());
-        let nothing = Peeked { record: None, standing, unheard, at_ms: 0, done: None };
+        let (standing, unheard, calling) = (Standing::Authority, Vec::new(), Vec::new());
+        let nothing = Peeked { record: None, standing, unheard, calling, at_ms: 0, done: None };
         found.answers.insert(0, (one.clone(), Ok(nothing)));
         found.owners += 1;
         found
@@ -202,7 +206,10 @@ impl Node {
         // Before the record, so that it is not older than what is said to be done.
         let done = self.0.recent.version(mark, now_ms);
         let record = self.0.store.peek(key, self.now_ms());
-        Peeked { record, standing, unheard: self.unheard(&placement), at_ms: now_ms, done }
+        let unheard = self.unheard(&placement);
+        let calling =
+            unheard.iter().filter(|member| self.0.reach.is_heard(member, now_ms)).cloned().collect();
+        Peeked { record, standing, unheard, calling, at_ms: now_ms, done }
     }
 
     /// What a node's own store has.
@@ -224,11 +231,12 @@ impl Node {
         let request = Request::Peek { key: key.as_str().into(), ring, mark };
         let reply = self.0.links.call((member, address), &request, &[], deadline).await;
         match reply.map_err(|error| self.doubt_refusal(member, error))? {
-            (Reply::Peeked { record, standing, unheard, at_ms, done }, mut values) => {
+            (Reply::Peeked { record, standing, unheard, calling, at_ms, done }, mut values) => {
                 let record = record.map(|head| record_from_wire(head, &mut values)).transpose();
                 // A record that cannot be read is as good as no answer.
                 let record = record.map_err(|_| LinkError::Broken(address))?;
-                Ok(Peeked { record: record.map(|(_, record)| record), standing, unheard, at_ms, done })
+                let record = record.map(|(_, record)| record);
+                Ok(Peeked { record, standing, unheard, calling, at_ms, done })
             }
             (other, _) => {
                 if self.0.complaints.is_due("peek") {
@@ -261,7 +269,7 @@ impl Node {
             return true;
         };
         if owner == self.id() {
-            self.keep(key, newest.clone());
+            self.keep_found(key, newest.clone());
             return true;
         }
         let copied =
@@ -272,11 +280,11 @@ impl Node {
 
 /// As it travels.
 pub(super) fn peeked_to_wire(key: &Key, peeked: Peeked) -> (Reply, Vec<Bytes>) {
-    let Peeked { record, standing, unheard, at_ms, done } = peeked;
+    let Peeked { record, standing, unheard, calling, at_ms, done } = peeked;
     let (record, value) = match record.map(|record| super::operation::record_to_wire(key, record)) {
         Some((head, value)) => (Some(head), value),
         None => (None, Bytes::new()),
     };
     let values = if value.is_empty() { Vec::new() } else { vec![value] };
-    (Reply::Peeked { record, standing, unheard, at_ms, done }, values)
+    (Reply::Peeked { record, standing, unheard, calling, at_ms, done }, values)
 }

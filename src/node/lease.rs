@@ -141,9 +141,13 @@ impl Node {
         let is_direct = placement.addresses.get(member).is_some_and(|at| !self.0.links.has_detour(*at));
         let waiting = if is_direct { self.0.questions.take(member) } else { None };
         let (answer, slots) = waiting.map(|waiting| self.grant(member, waiting)).unzip();
-        let asked_us = self.0.questions.next_us(self.uptime_us());
-        let question = LeaseQuestion { ring: placement.ring.fingerprint(), asked_us };
+        let question = self.question(placement, false);
         (Request::Lease { sender: self.sender(), question, answer, at_once }, slots.unwrap_or_default())
+    }
+
+    fn question(&self, placement: &Placement, is_back: bool) -> LeaseQuestion {
+        let asked_us = self.0.questions.next_us(self.uptime_us());
+        LeaseQuestion { ring: placement.ring.fingerprint(), asked_us, is_back }
     }
 
     /// Answers a member's question.
@@ -151,7 +155,11 @@ impl Node {
         self.see_asker(asker, question);
         let waiting = Waiting { boot: asker.boot, question, since_us: self.uptime_us() };
         let (answer, slots) = self.grant(&asker.node_id, waiting);
-        (Reply::Leased { sender: self.sender(), answer }, slots)
+        let placement = self.0.placement.load();
+        let is_mute = |at: &SocketAddr| !self.0.links.has_detour(*at) && self.is_unheard(*at);
+        let asker = placement.addresses.get(&asker.node_id).copied().filter(is_mute);
+        let question = asker.map(|_| self.question(&placement, true));
+        (Reply::Leased { sender: self.sender(), answer, question }, slots)
     }
 
     /// Answers a member's question with this node's own next one.
@@ -161,6 +169,12 @@ impl Node {
             let waiting = Waiting { boot: asker.boot, question, since_us: self.uptime_us() };
             self.0.questions.keep(&asker.node_id, waiting);
         }
+    }
+
+    /// Keeps the question of a member that cannot call this node until this node calls it again.
+    pub(super) fn answer_at_next_call(&self, asker: &Sender, question: LeaseQuestion) {
+        let waiting = Waiting { boot: asker.boot, question, since_us: self.uptime_us() };
+        self.0.questions.keep(&asker.node_id, waiting);
     }
 
     fn see_asker(&self, asker: &Sender, question: LeaseQuestion) {
@@ -205,7 +219,8 @@ impl Node {
         let waited_us = self.uptime_us().saturating_sub(since_us);
         let is_member = self.members().live().any(|known| known.node_id == *member);
         let asked_us = question.asked_us;
-        let answer = LeaseAnswer { boot, asked_us, waited_us, ring, granted: dirty.is_some(), is_member };
+        let (granted, is_back) = (dirty.is_some(), question.is_back);
+        let answer = LeaseAnswer { boot, asked_us, waited_us, ring, granted, is_back, is_member };
         (answer, dirty.map(|dirty| vec![Bytes::from(dirty.to_bytes())]).unwrap_or_default())
     }
 
@@ -218,7 +233,9 @@ impl Node {
             return;
         }
         // This node's question has reached it.
-        self.0.links.hear(*address);
+        if !answer.is_back {
+            self.0.links.hear(*address);
+        }
         if answer.asked_us / 1000 > placement.since_ms() {
             self.hear_answer(&placement, sender, answer, slots);
         }
@@ -270,8 +287,9 @@ impl Node {
 
     /// Whether this node may go by what was gathered from the reachable owners.
     pub(super) fn may_act_settled(&self, placement: &Placement) -> bool {
-        let is_unheard = |address| self.is_unheard(address);
         let now_ms = self.uptime_ms();
+        let is_unheard =
+            |member: &NodeId, address| self.is_unheard(address) && !self.0.reach.is_heard(member, now_ms);
         self.is_current(placement, now_ms) && placement.may_act_settled(now_ms, is_unheard)
     }
 
@@ -296,7 +314,11 @@ impl Node {
         let bound = self.0.ledger.lock().is_bound_elsewhere(None, ring, now_ms);
         // A process that has slept has heard nobody.
         let may_excuse = now_ms >= self.woke_ms() + EXCUSED_AFTER.as_millis() as u64;
-        let is_excused = |address| may_excuse && !self.0.links.has_heard(address, EXCUSED_AFTER);
+        // One that calls this node and cannot be called says what is missing all the same, a little later.
+        let is_excused = |member: &NodeId, address| {
+            let is_silent = !self.0.links.has_heard(address, EXCUSED_AFTER);
+            may_excuse && is_silent && !self.0.reach.is_heard(member, now_ms)
+        };
         placement.reconsider(!bound, is_excused);
     }
 }

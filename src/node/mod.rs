@@ -162,7 +162,7 @@ impl Node {
         let identity = gossip.identity().clone();
         let alone = [(identity.node_id.clone(), identity.address)].into();
         let placement = Placement::new(&identity.node_id, &alone, &BTreeMap::new(), config.copies, 0);
-        placement.reconsider(true, |_| false);
+        placement.reconsider(true, |_, _| false);
         let node = Node(Arc::new(Inner {
             versions: Clock::new(&identity.node_id),
             store: Store::new(config.store),
@@ -339,6 +339,12 @@ impl Node {
 
     fn deadline(&self) -> Instant {
         Instant::now() + self.0.config.request_timeout
+    }
+
+    /// How long ago a request with that deadline was asked for, in milliseconds.
+    fn asked_for_ms(&self, deadline: Instant) -> u32 {
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.0.config.request_timeout.saturating_sub(left).as_millis() as u32
     }
 
     fn lookup(&self, key: &Key) -> Outcome {

@@ -163,16 +163,20 @@ impl Placement {
 
     /// Whether this node may go by what was gathered from the reachable owners. Not right after a change of the table:
     /// others may still go by the former one, as one does that can be heard and has not reported.
-    pub(super) fn may_act_settled(&self, now_ms: u64, is_unheard: impl Fn(SocketAddr) -> bool) -> bool {
+    pub(super) fn may_act_settled(
+        &self,
+        now_ms: u64,
+        is_unheard: impl Fn(&NodeId, SocketAddr) -> bool,
+    ) -> bool {
         self.is_complete()
             || now_ms > self.since_ms + Ledger::LEASE_MS
                 && self.have_reported(&self.reports.lock(), is_unheard)
     }
 
     /// Whether all have reported, but for those that need not.
-    fn have_reported(&self, reports: &Reports, need_not: impl Fn(SocketAddr) -> bool) -> bool {
+    fn have_reported(&self, reports: &Reports, need_not: impl Fn(&NodeId, SocketAddr) -> bool) -> bool {
         reports.iter().all(|(member, report)| {
-            report.is_some() || self.addresses.get(member).copied().is_some_and(&need_not)
+            report.is_some() || self.addresses.get(member).is_some_and(|address| need_not(member, *address))
         })
     }
 
@@ -234,7 +238,7 @@ impl Placement {
 
     /// Works out again what is unsynced. `free`: no lease that this node granted under another table still runs. Who
     /// `is_excused` is not waited for. After all have been heard once, each report counts at once.
-    pub(super) fn reconsider(&self, free: bool, is_excused: impl Fn(SocketAddr) -> bool) {
+    pub(super) fn reconsider(&self, free: bool, is_excused: impl Fn(&NodeId, SocketAddr) -> bool) {
         let reports = self.reports.lock();
         if self.is_complete() || free && self.have_reported(&reports, is_excused) {
             self.merge(&reports);
@@ -267,7 +271,7 @@ mod tests {
         let members = [&me, &b].map(|member| (member.clone(), SocketAddr::from(([127, 0, 0, 1], 1)))).into();
         let placement = Placement::new(&me, &members, &BTreeMap::new(), NonZeroU8::new(2).unwrap(), 0);
         assert!(placement.renew(&b, [slot].into_iter().collect(), ASKED_US, ASKED_US / 1000));
-        placement.reconsider(true, |_| false);
+        placement.reconsider(true, |_, _| false);
         assert!(placement.is_complete() && !placement.is_synced(slot));
         (placement, b)
     }

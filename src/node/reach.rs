@@ -99,6 +99,11 @@ impl Reach {
         }
     }
 
+    /// Whether anything of the lease exchange came from a member lately, be it that it only calls.
+    pub(super) fn is_heard(&self, member: &NodeId, now_ms: u64) -> bool {
+        self.said.lock().get(member).is_some_and(|said| said.holds(now_ms))
+    }
+
     /// Takes note of whether a member, which was heard just now, counts this node as one.
     pub(super) fn hear_membership(&self, member: &NodeId, is_member: bool, now_ms: u64) {
         if let Some(said) = self.said.lock().get_mut(member) {

@@ -158,6 +158,9 @@ impl Node {
         {
             return Ok(Some((outcome, Some(written))));
         }
+        if let Some((outcome, written)) = self.apply_before(index, operation, claim, at_ms) {
+            return Ok(Some((outcome, Some(written))));
+        }
         let (outcome, applied) = self.apply_as_owner(operation)?;
         if let Some(applied) = &applied {
             self.0.recent.note(mark, applied.record.version(), at_ms);
@@ -220,13 +223,13 @@ impl Node {
         let mut free_at_ms = 0;
         for ((member, indexes), copied) in targets.iter().zip(copied) {
             match copied {
-                Copied::Held { ring, bound, stale } => {
+                Copied::Held { ring, bound, met } => {
                     owed.forgive(member);
                     for (place, &index) in indexes.iter().enumerate() {
                         let is_elsewhere =
                             (ring != here || bound) && placement.ring.owns(member, written[index].key.slot());
-                        let newer = stale.iter().find(|(at, _)| *at == place as u32).map(|(_, held)| *held);
-                        if self.is_lost(&placement, &written[index], is_elsewhere, newer) {
+                        let other = met.iter().find(|(at, _)| *at == place as u32).map(|(_, other)| *other);
+                        if self.is_lost(&placement, &written[index], is_elsewhere, other) {
                             failed.push((written[index].index, Refusal::Unconfirmed));
                         }
                     }
@@ -266,46 +269,43 @@ impl Node {
                     .filter(|written| written.missed && !(written.degraded && written.judged.is_some()));
                 failed.extend(late.map(|written| (written.index, Refusal::Unconfirmed)));
             }
-            let overtaken = written.iter().filter(|one| self.is_overtaken(one));
-            failed.extend(overtaken.map(|one| (one.index, Refusal::Unconfirmed)));
+            // A condition may have been decided without it in view, and the asker has to have it done again.
+            let is_hidden = |one: &&Written| {
+                one.judged.is_none() && self.0.recent.is_hidden(&one.key, one.record.version())
+            };
+            failed.extend(written.iter().filter(is_hidden).map(|one| (one.index, Refusal::Unconfirmed)));
         }
         failed
     }
 
-    /// Whether a write must not be acknowledged, by what an owner said that took its copy: it goes by another table, or holds a
-    /// newer version. A newer one was written at the same time, if this node has authority still. If not, others may have acted
-    /// in its place while it was stopped, and this write must not pass for the later one.
+    /// Whether a write must not be acknowledged, by what an owner said that took its copy: it goes by another table, holds a
+    /// newer version, or held one that was just written elsewhere. A newer one was written at the same time, if this node has authority still. If
+    /// not, others may have acted in its place while it was stopped, and this write must not pass for the later one. An older
+    /// one that was not in view when a condition was decided would be a lost update.
     fn is_lost(
         &self,
         placement: &Placement,
         one: &Written,
         is_elsewhere: bool,
-        newer: Option<Version>,
+        met: Option<Version>,
     ) -> bool {
+        let newer = met.filter(|met| *met > one.record.version());
+        let unseen = |judged: &Judged| newer.is_none() && met > judged.on;
         // The newer one must be known here: else it is of a clock far ahead, and hides this write.
         let is_hidden = newer.is_some_and(|newer| !self.holds_since(&one.key, newer));
         let is_doubtful = is_elsewhere || newer.is_some();
         let has_authority = || self.has_authority(placement, one.key.slot());
         is_hidden
             || match &one.judged {
-                // While the fence stands nobody else decides, and it is looked at before the answer.
-                Some(judged) if judged.is_fenced => is_elsewhere,
+                // While the fence stands nobody else decides, and it is looked at before the answer. An owner that has not
+                // promised may write all the same.
+                Some(judged) if judged.is_fenced => is_elsewhere || unseen(judged),
                 Some(judged) => {
                     let has_kept = || placement.has_kept_authority_since(judged.at_ms);
-                    is_doubtful && !(has_authority() && has_kept())
+                    unseen(judged) || is_doubtful && !(has_authority() && has_kept())
                 }
                 None => is_doubtful && !has_authority(),
             }
-    }
-
-    /// Whether an owner that could not be reached has decided a condition without this plain write in view: its version hides the
-    /// write, and the asker has to have it done again.
-    fn is_overtaken(&self, one: &Written) -> bool {
-        let mine = one.record.version();
-        let held = || self.0.store.peek(&one.key, self.now_ms()).map(|held| held.version());
-        one.degraded
-            && one.judged.is_none()
-            && held().is_some_and(|held| held > mine && held.node() != mine.node())
     }
 }
 

@@ -41,6 +41,13 @@ struct Doubt {
     began: u64,
 }
 
+impl Doubt {
+    /// Whether the key was written since a write began that may have been done.
+    fn is_overtaken(&self, found: &Gathered) -> bool {
+        !self.owners.is_empty() && found.versions().any(|version| version.time() > self.began)
+    }
+}
+
 pub(super) type Performed = Result<(Done, Route), NodeError>;
 
 impl Node {
@@ -124,6 +131,10 @@ impl Node {
                 (_, Some(_)) if operation.is_conditional() && found.done().is_some() => {
                     return Err(in_doubt("its condition was decided, and others may have decided, too"));
                 }
+                // Done now, it might be for the second time, and undo what came after the first.
+                (_, Some(_)) if operation.is_conditional() && doubt.is_overtaken(&found) => {
+                    return Err(in_doubt("and the key has changed since"));
+                }
                 (_, Some(_)) => match self.act(operation, &found, claim, &mut doubt, deadline).await {
                     Ok(done) => return Ok((done, Route::Forwarded)),
                     Err(Failure::Final(error @ NodeError::PreconditionFailed(_))) => {
@@ -201,7 +212,9 @@ impl Node {
             }
             let ring = self.ring().fingerprint();
             let clock = self.0.versions.latest();
-            let claim = Claim { ring, settled_at_ms: Some(at_ms), clock, done: found.done(), ..claim };
+            let unsure_ms = (!doubt.owners.is_empty()).then(|| self.asked_for_ms(deadline));
+            let claim =
+                Claim { ring, settled_at_ms: Some(at_ms), clock, done: found.done(), unsure_ms, ..claim };
             let outcome = if owner == self.id() {
                 self.serve(operation, claim, deadline).await.map_err(Failure::from)
             } else {

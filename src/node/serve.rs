@@ -159,13 +159,13 @@ fn refused(refusal: Refusal) -> Answer {
 
 fn copies(node: &Node, theirs: Option<Fingerprint>, heads: Vec<RecordHead>, values: Bytes) -> Answer {
     match node.keep_copies(theirs, heads, values) {
-        Ok(stale) => copied(node, stale),
+        Ok(met) => copied(node, met),
         Err(refusal) => refused(refusal),
     }
 }
 
-fn copied(node: &Node, stale: Vec<(u32, Version)>) -> Answer {
-    Answer::Now(Reply::Copied { ring: node.ring().fingerprint(), bound: node.is_bound(), stale }, Vec::new())
+fn copied(node: &Node, met: Vec<(u32, Version)>) -> Answer {
+    Answer::Now(Reply::Copied { ring: node.ring().fingerprint(), bound: node.is_bound(), met }, Vec::new())
 }
 
 async fn many(

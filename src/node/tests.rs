@@ -238,8 +238,8 @@ fn the_most_of_the_longest_of_everything_fits() {
     assert!(carried(&Reply::Differ(slots), &[], taken).is_some());
     let ring = claim().ring;
     let held = Version::new(u64::MAX, u32::MAX);
-    let stale = (0..10_000).map(|index| (index, held)).collect();
-    assert!(carried(&Reply::Copied { ring, bound: true, stale }, &[], taken).is_some());
+    let met = (0..10_000).map(|index| (index, held)).collect();
+    assert!(carried(&Reply::Copied { ring, bound: true, met }, &[], taken).is_some());
     // As many tags as the longest headers hold that a node can be told to take.
     let tags = vec![Version::new(u64::MAX, u32::MAX); (1 << 20) / 28];
     let value = NewValue { value: value(1), content_type: None, ttl: None };

@@ -15,6 +15,8 @@ pub enum Put {
         evicted: Evicted,
         /// Whether there was a live entry of an older version.
         replaced: bool,
+        /// The older version, of a live entry or not.
+        older: Option<Version>,
     },
     /// What is kept is as new or newer; nothing changed.
     Stale {

@@ -124,7 +124,8 @@ impl Shard {
             Some(current) if current.version >= version => Put::Stale { held: current.version },
             current => {
                 let evicted = self.replace(key, new, now_ms);
-                Put::Stored { evicted, replaced: current.is_some_and(|current| current.live) }
+                let replaced = current.is_some_and(|current| current.live);
+                Put::Stored { evicted, replaced, older: current.map(|current| current.version) }
             }
         }
     }

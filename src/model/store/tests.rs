@@ -51,7 +51,8 @@ const EMPTY_TABLE: usize = 96;
 
 const EXPIRED: Lookup = Lookup::Expired { evicted: Evicted { entries: 0, bytes: 0, tombstones: 0 } };
 
-const STORED: Put = Put::Stored { evicted: Evicted { entries: 0, bytes: 0, tombstones: 0 }, replaced: false };
+const STORED: Put =
+    Put::Stored { evicted: Evicted { entries: 0, bytes: 0, tombstones: 0 }, replaced: false, older: None };
 
 #[test]
 fn what_was_put_is_there_until_it_is_removed() {

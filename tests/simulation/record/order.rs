@@ -52,13 +52,17 @@ pub(super) fn must_see<'a>(
     schedule: &'a Schedule,
 ) -> impl Iterator<Item = &'a Operation> {
     let is_before = |write: &Operation| write.acknowledged().is_some() && write.is_before(read);
-    let writes = writes.iter().copied().filter(move |write| is_before(write));
+    // A version may be too small where clocks are too far apart to be followed.
+    let is_later = |write: &Operation| read.end.as_ref().is_some_and(|(end, _)| *end < write.start);
+    let writes = writes.iter().copied().filter(move |write| is_before(write) && !is_later(write));
     writes.filter(|write| schedule.must_see(write.at(), read.at()))
 }
 
-/// A version names one value, and a value, as no two writes have the same, one version.
+/// A version names one value, and a value, as no two writes have the same, one version. A write was done twice if something
+/// came between two that were seen. The version in its answer says nothing of that: it may have been overtaken before it was
+/// done.
 fn check_names(operations: &[&Operation]) -> Vec<String> {
-    let (mut values, mut versions) = (BTreeMap::new(), BTreeMap::new());
+    let (mut values, mut seen) = (BTreeMap::new(), BTreeMap::new());
     let mut found = Vec::new();
     for operation in operations {
         let Some((version, value)) = operation.version() else { continue };
@@ -66,12 +70,25 @@ fn check_names(operations: &[&Operation]) -> Vec<String> {
         if other != value {
             found.push(format!("two values of one version: {operation}\n  the other is {other:?}"));
         }
-        let other = *versions.entry(value).or_insert(version);
-        if other != version {
-            found.push(format!("a write done twice: {operation}\n  also under {other}"));
+        if matches!(operation.outcome(), Some(Outcome::Found { .. })) {
+            seen.entry(version).or_insert((value, *operation));
         }
     }
+    let mut last_of = BTreeMap::new();
+    for (place, (version, (value, later))) in seen.iter().enumerate() {
+        let Some((last, earlier)) = last_of.insert(value, (place, later)) else { continue };
+        let is_between =
+            last + 1 < place || operations.iter().any(|one| is_write_between(earlier, one, later));
+        let what = if is_between { "a write done twice" } else { "a write under two versions" };
+        found.push(format!("{what}: {earlier}\n  also under {version}: {later}"));
+    }
     found
+}
+
+/// Whether another write was asked for and acknowledged between two reads.
+fn is_write_between(earlier: &Operation, one: &Operation, later: &Operation) -> bool {
+    let is_after = earlier.end.as_ref().is_some_and(|(end, _)| *end < one.start);
+    is_after && one.is_older_than(later)
 }
 
 /// A write has a greater version than all that were acknowledged before it began.
@@ -166,6 +183,7 @@ fn check_refusal(refused: &Operation, writes: &[&Operation], schedule: &Schedule
                 || wanted.may_be_over_at(refused.span().1);
             may_be_over
                 || schedule.is_small
+                || !wanted.is_older_than(refused)
                 || !schedule.must_see(wanted.at(), refused.at())
                 || others.any(|write| !std::ptr::eq(*write, *wanted) && !write.is_before(wanted))
         }

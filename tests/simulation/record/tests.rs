@@ -160,10 +160,20 @@ fn versions_never_go_back_in_time() {
 
 #[test]
 fn one_value_has_one_version() {
-    let again = (3, 4, Action::Get, Outcome::Found { value: "a".into(), version: "b".into() });
-    assert_eq!(check(&[put(1, 2, "a"), again.clone()], &[]), ["a write done twice"]);
-    let both_seen = [unknown(1, 2, Action::Put("a".into())), again, get(5, 6, "a")];
-    assert_eq!(check(&both_seen, &[]), ["a write done twice", ERROR[0]]);
+    let seen = |start, end, version: &str| {
+        (start, end, Action::Get, Outcome::Found { value: "a".into(), version: version.into() })
+    };
+    let history = |between: Line| {
+        let write = unknown(1, 9, Action::Put("a".into()));
+        check(&[write, seen(1, 2, "a"), between, seen(5, 6, "c")], &[])
+    };
+    let (twice, again) = (["a write done twice", ERROR[0]], ["a write under two versions", ERROR[0]]);
+    assert_eq!(history(get(3, 4, "a")), again);
+    assert_eq!(history(put(3, 4, "b")), twice);
+    assert_eq!(history(delete(3, 4)), twice);
+    assert_eq!(history(delete(3, 6)), again, "it may have come after both");
+    assert_eq!(history(put(3, 9, "d")), again);
+    assert!(check(&[put(1, 9, "a"), seen(2, 3, "b")], &[]).is_empty(), "only one was seen");
 }
 
 #[test]

@@ -183,11 +183,13 @@ impl Schedule {
         // One that leaves is there until it has handed over.
         let gone = felt.iter().filter(|event| !matches!(event.fault, Fault::Leave { .. }));
         let down: BTreeSet<usize> = gone.filter_map(|event| event.fault.down()).collect();
+        let stops = felt.iter().filter(|event| matches!(event.fault, Fault::Pause { .. })).count();
         let reaches_few = (0..self.nodes).any(|node| {
             let lacks = pairs.iter().filter(|(a, b)| *a == node || *b == node).count();
             2 * (lacks + down.iter().filter(|other| **other != node).count()) >= self.nodes
         });
-        splits > 0 && cuts > 1
+        // Two of one side that stop one after the other take each other for dead, and are on two sides when they go on.
+        splits > 0 && (cuts > 1 || stops > 1)
             || !pairs.is_empty() && reaches_few
             || felt.iter().any(|event| self.is_deaf_alone(event))
     }

@@ -62,7 +62,7 @@ proptest! {
                     let before = model.find(number).cloned();
                     match store.put_if_newer(&key(number), Record::Entry(entry.clone()), now).unwrap() {
                         Put::Stale { .. } => prop_assert!(before.unwrap().version >= entry.version),
-                        Put::Stored { evicted, replaced } => {
+                        Put::Stored { evicted, replaced, .. } => {
                             prop_assert_eq!(replaced, before.is_some_and(|before| !before.is_expired(now)));
                             model.take(number);
                             // The least recently used go, and the new one is not among them.

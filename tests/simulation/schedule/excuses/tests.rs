@@ -122,6 +122,17 @@ fn a_split_excuses_what_happened_on_the_other_side() {
 }
 
 #[test]
+fn two_that_stop_during_a_split_may_part_from_each_other() {
+    let halves = Fault::Halves { left: BTreeSet::from([0, 1]) };
+    let part = |stops: &[(Fault, u64, u64)]| {
+        let schedule = schedule(&[&[(halves.clone(), 1_000, 4_000)], stops].concat());
+        schedule.must_see(at(0, (3_450, 3_460)), at(1, (3_500, 3_600)))
+    };
+    assert!(part(&[(PAUSE_0, 1_700, 2_500)]));
+    assert!(!part(&[(PAUSE_0, 1_700, 2_500), (PAUSE_1, 2_400, 3_400)]));
+}
+
+#[test]
 fn a_crash_during_a_split_may_take_the_only_copy() {
     let split = (Fault::OneAgainstAll { node: 2 }, 1_000, 3_000);
     let schedule = schedule(&[split, (CRASH_0, 2_000, 2_500)]);
