@@ -166,6 +166,14 @@ mod tests {
     }
 
     #[test]
+    fn a_version_that_gave_way_unseen_is_known() {
+        let (recent, key) = (Recent::default(), Key::parse("a").unwrap());
+        recent.note_hidden(&key, Version::new(5, 1), 1000);
+        assert!(recent.is_hidden(&key, Version::new(5, 1)));
+        assert!(!recent.is_hidden(&key, Version::new(6, 1)));
+    }
+
+    #[test]
     fn a_version_has_a_write_in_view_that_was_known_before_it_was_given() {
         let (recent, key) = (Recent::default(), Key::parse("a").unwrap());
         let (mark, given) = (Recent::mark(7, &key), Version::new(6, 1));

@@ -291,6 +291,8 @@ mod tests {
                 unharmed.stamp_after(now_ms, existing.filter(|_| !is_far));
                 prop_assert_eq!(clock.latest(), unharmed.latest());
                 prop_assert!(existing < Some(stamp));
+                let previous = stamp.previous(now_ms as u32);
+                prop_assert!(existing < Some(previous) && previous < stamp);
                 if !is_far {
                     prop_assert!(greatest < Some(stamp));
                     greatest = Some(stamp);

@@ -208,7 +208,7 @@ impl Node {
         let record = self.0.store.peek(key, self.now_ms());
         let unheard = self.unheard(&placement);
         let calling =
-            unheard.iter().filter(|member| self.0.reach.is_heard(member, now_ms)).cloned().collect();
+            unheard.iter().filter(|member| self.0.reach.is_calling(member, now_ms)).cloned().collect();
         Peeked { record, standing, unheard, calling, at_ms: now_ms, done }
     }
 

@@ -233,7 +233,9 @@ impl Node {
             return;
         }
         // This node's question has reached it.
-        if !answer.is_back {
+        if answer.is_back {
+            self.0.reach.hear_back(&sender.node_id, self.uptime_ms());
+        } else {
             self.0.links.hear(*address);
         }
         if answer.asked_us / 1000 > placement.since_ms() {
@@ -289,7 +291,7 @@ impl Node {
     pub(super) fn may_act_settled(&self, placement: &Placement) -> bool {
         let now_ms = self.uptime_ms();
         let is_unheard =
-            |member: &NodeId, address| self.is_unheard(address) && !self.0.reach.is_heard(member, now_ms);
+            |member: &NodeId, address| self.is_unheard(address) && !self.0.reach.is_calling(member, now_ms);
         self.is_current(placement, now_ms) && placement.may_act_settled(now_ms, is_unheard)
     }
 
@@ -317,7 +319,7 @@ impl Node {
         // One that calls this node and cannot be called says what is missing all the same, a little later.
         let is_excused = |member: &NodeId, address| {
             let is_silent = !self.0.links.has_heard(address, EXCUSED_AFTER);
-            may_excuse && is_silent && !self.0.reach.is_heard(member, now_ms)
+            may_excuse && is_silent && !self.0.reach.is_calling(member, now_ms)
         };
         placement.reconsider(!bound, is_excused);
     }

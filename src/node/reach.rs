@@ -66,6 +66,8 @@ struct Said {
     at_ms: u64,
     /// Since when it says that this node is no member.
     denied_since_ms: Option<u64>,
+    /// When it last answered a question that came with an answer.
+    back_ms: Option<u64>,
 }
 
 impl Default for Reach {
@@ -99,9 +101,17 @@ impl Reach {
         }
     }
 
-    /// Whether anything of the lease exchange came from a member lately, be it that it only calls.
-    pub(super) fn is_heard(&self, member: &NodeId, now_ms: u64) -> bool {
-        self.said.lock().get(member).is_some_and(|said| said.holds(now_ms))
+    /// Takes note that a member, which cannot be called, has answered what it was asked when it called.
+    pub(super) fn hear_back(&self, member: &NodeId, now_ms: u64) {
+        if let Some(said) = self.said.lock().get_mut(member) {
+            said.back_ms = Some(now_ms);
+        }
+    }
+
+    /// Whether a member calls this node, and gets its answers, though it cannot be called.
+    pub(super) fn is_calling(&self, member: &NodeId, now_ms: u64) -> bool {
+        let is_recent = |at_ms| now_ms <= at_ms + SAID_FOR.as_millis() as u64;
+        self.said.lock().get(member).is_some_and(|said| said.back_ms.is_some_and(is_recent))
     }
 
     /// Takes note of whether a member, which was heard just now, counts this node as one.

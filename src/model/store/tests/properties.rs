@@ -62,8 +62,10 @@ proptest! {
                     let before = model.find(number).cloned();
                     match store.put_if_newer(&key(number), Record::Entry(entry.clone()), now).unwrap() {
                         Put::Stale { .. } => prop_assert!(before.unwrap().version >= entry.version),
-                        Put::Stored { evicted, replaced, .. } => {
-                            prop_assert_eq!(replaced, before.is_some_and(|before| !before.is_expired(now)));
+                        Put::Stored { evicted, replaced, older } => {
+                            let live = before.filter(|before| !before.is_expired(now));
+                            prop_assert_eq!(replaced, live.is_some());
+                            prop_assert!(live.is_none_or(|live| older == Some(live.version)));
                             model.take(number);
                             // The least recently used go, and the new one is not among them.
                             model.0.drain(..evicted.entries);
