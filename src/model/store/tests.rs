@@ -120,7 +120,11 @@ fn a_delete_keeps_older_versions_out_and_gives_way_to_newer_ones() {
     }
     assert_eq!((store.len(), store.tombstones()), (0, 2));
     let newer = Entry { version: at(NOW + 1), ..entry(1, 10) };
-    assert_eq!(put(&store, 1, newer.clone()), STORED);
+    let stored = put(&store, 1, newer.clone());
+    assert!(
+        matches!(stored, Put::Stored { replaced: false, older, .. } if older == Some(deleted)),
+        "{stored:?}"
+    );
     assert_eq!(store.get(&key(1), NOW), Lookup::Hit(newer));
     assert!(store.remove_version(&key(2), deleted));
     assert_eq!(store.tombstones(), 0);
