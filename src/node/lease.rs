@@ -265,7 +265,13 @@ impl Node {
         if !answer.granted || answer.ring != placement.ring.fingerprint() {
             return false;
         }
-        if placement.renew(&sender.node_id, dirty, answer.asked_us, self.uptime_ms()) {
+        // Authority is for who can bring its writes to those that grant it: no lease comes of an answer to a call.
+        let is_new = if answer.is_back {
+            placement.report(&sender.node_id, dirty, answer.asked_us)
+        } else {
+            placement.renew(&sender.node_id, dirty, answer.asked_us, self.uptime_ms())
+        };
+        if is_new {
             self.reconsider(placement);
         }
         if sender.admission == Admission::Admitted {

@@ -202,21 +202,9 @@ impl Placement {
     /// A member has granted a lease, which began when it was asked: only these slots are dirty. An answer to an earlier question
     /// than the last answer's comes late, and counts for nothing. True if it says anything new.
     pub(super) fn renew(&self, member: &NodeId, dirty: SlotSet, asked_us: u64, now_ms: u64) -> bool {
+        // The lock is held until the lease counts: an equal report that comes at the same time rests on what is merged here.
         let mut reports = self.reports.lock();
-        let mut is_new = !self.is_complete();
-        match reports.get_mut(member) {
-            Some(Some(last)) if asked_us <= last.asked_us => return false,
-            Some(Some(last)) if last.dirty == dirty => last.asked_us = asked_us,
-            Some(report) => {
-                *report = Some(Report { dirty, asked_us });
-                is_new = true;
-            }
-            None => {}
-        }
-        // Before the lease counts, and under one lock: an equal report that comes at the same time rests on it.
-        if is_new && self.is_complete() {
-            self.merge(&reports);
-        }
+        let Some(is_new) = self.take_report(&mut reports, member, dirty, asked_us) else { return false };
         if let Some(place) = self.place(member) {
             // With a gap since the last one, or something new that is dirty, others may have acted meanwhile.
             if is_new || self.leases[place].load(Ordering::Acquire) <= now_ms {
@@ -229,6 +217,35 @@ impl Placement {
             self.all_leases.store(until_ms.unwrap_or(u64::MAX), Ordering::Release);
         }
         is_new
+    }
+
+    /// A member has said the same and granted no lease.
+    pub(super) fn report(&self, member: &NodeId, dirty: SlotSet, asked_us: u64) -> bool {
+        self.take_report(&mut self.reports.lock(), member, dirty, asked_us).unwrap_or(false)
+    }
+
+    /// Whether a report is anything new; none if it comes late.
+    fn take_report(
+        &self,
+        reports: &mut Reports,
+        member: &NodeId,
+        dirty: SlotSet,
+        asked_us: u64,
+    ) -> Option<bool> {
+        let mut is_new = !self.is_complete();
+        match reports.get_mut(member) {
+            Some(Some(last)) if asked_us <= last.asked_us => return None,
+            Some(Some(last)) if last.dirty == dirty => last.asked_us = asked_us,
+            Some(report) => {
+                *report = Some(Report { dirty, asked_us });
+                is_new = true;
+            }
+            None => {}
+        }
+        if is_new && self.is_complete() {
+            self.merge(reports);
+        }
+        Some(is_new)
     }
 
     /// One that has left is gone for good, and with it what it had to say.

@@ -188,7 +188,7 @@ impl Came {
         row
     }
 
-    /// Some of what went wrong, to look into.
+    /// Some of what went wrong, to look into; what breaks the bound first.
     fn details(&self) -> String {
         let (name, requests) = (self.fault.name, self.samples.len());
         let mut details = format!("{name}: {requests} requests, {} packets lost or refused", self.packets);
@@ -196,7 +196,10 @@ impl Came {
             Outcome::Failed(why) | Outcome::Stale(why) => Some((sample, why)),
             Outcome::Fine | Outcome::Degraded => None,
         });
-        for (sample, why) in wrong.take(6) {
+        let counts = |node| self.groups().iter().any(|group| group.demanded && group.nodes.contains(&node));
+        let mut wrong: Vec<_> = wrong.collect();
+        wrong.sort_by_key(|(sample, _)| !counts(sample.node));
+        for (sample, why) in wrong.into_iter().take(6) {
             let since = sample.due.as_secs_f64() - self.began.as_secs_f64();
             let _ = write!(details, "\n  at n{} {since:+.2} s: {why}", sample.node);
         }
