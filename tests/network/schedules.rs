@@ -13,6 +13,7 @@ use crate::fault::{Lasting, Step};
 use crate::http::Answer;
 use crate::net::{Extras, Net, is_apart};
 use crate::node::{Node, key_path};
+use crate::process::{PATIENCE, Signal, poll};
 
 const OCTETS: (&str, &str) = ("accept", "application/octet-stream");
 
@@ -105,6 +106,36 @@ fn a_key_is_created_once_while_its_primary_calls_and_cannot_be_called() {
         })
     };
     assert_none(&keys.iter().filter(is_created_twice).collect::<Vec<_>>(), &keys, "created twice");
+}
+
+#[test]
+fn a_key_is_created_once_while_its_primary_stops_for_a_moment() {
+    if !is_apart("schedules::a_key_is_created_once_while_its_primary_stops_for_a_moment") {
+        return;
+    }
+    let net = Net::start(3, Extras::default());
+    let cluster = &net.cluster;
+    let keys = keys_of_the_first_two(cluster, 24);
+    let (keys, others) = keys.split_at(12);
+    let mut tries = 0;
+    let is_created_twice = |(key, other): &(&String, &String)| {
+        tries += 1;
+        assert!(poll(PATIENCE, || cluster.is_whole()), "{}", cluster[1].log().tail(5));
+        cluster[1].signal(Signal::STOP);
+        std::thread::scope(|scope| {
+            // By this n3 and n2 find it silent, and send it nothing of what comes next.
+            scope.spawn(|| create(&cluster[3], other, "before"));
+            sleep(Duration::from_millis(230));
+            let first = scope.spawn(|| create(&cluster[3], key, "first").status);
+            sleep(Duration::from_millis(10 * tries));
+            // It goes on before its lease is over.
+            cluster[1].signal(Signal::CONT);
+            let second = create(&cluster[1], key, "second").status;
+            (first.join().expect("it is answered"), second) == (204, 204)
+        })
+    };
+    let twice: Vec<_> = keys.iter().zip(others).filter(is_created_twice).map(|(key, _)| key).collect();
+    assert_none(&twice, keys, "created twice");
 }
 
 #[test]

@@ -93,19 +93,19 @@ impl Cluster {
 
     /// Freezes it as it is.
     pub(crate) fn stop(&mut self, number: usize) {
-        self.node(number).process().signal(Signal::STOP);
+        self.node(number).signal(Signal::STOP);
         self.node(number).set_running(false);
     }
 
     /// Lets it go on.
     pub(crate) fn resume(&mut self, number: usize) {
-        self.node(number).process().signal(Signal::CONT);
+        self.node(number).signal(Signal::CONT);
         self.node(number).set_running(true);
     }
 
     /// Asks it to leave.
     pub(crate) fn ask_to_leave(&mut self, number: usize) {
-        self.node(number).process().signal(Signal::TERM);
+        self.node(number).signal(Signal::TERM);
     }
 
     /// Asks it to leave, and waits for its end.

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::http::{self, Answer};
-use crate::process::{Log, PATIENCE, Process, poll};
+use crate::process::{Log, PATIENCE, Process, Signal, poll};
 
 const SLOTS: u64 = 16384;
 
@@ -136,6 +136,10 @@ impl Node {
         self.process = spawn(&self.front, &self.id, self.address, &self.flags);
         self.wait_for_port();
         self.running = true;
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
     }
 
     pub(crate) fn process(&mut self) -> &mut Process {
