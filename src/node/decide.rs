@@ -149,7 +149,12 @@ impl Node {
         loop {
             match self.confirm_once(written, deadline).await {
                 // Soon perhaps: a member may be about to be declared dead.
-                Err(Refusal::Undecided) if Instant::now() + PAUSE < deadline => sleep(PAUSE).await,
+                Err(Refusal::Undecided)
+                    if Instant::now() + PAUSE < deadline
+                        && self.0.placement.load().owns(written.key.slot()) =>
+                {
+                    sleep(PAUSE).await;
+                }
                 Err(Refusal::Undecided) => return Err(Refusal::Unconfirmed),
                 done => return done,
             }

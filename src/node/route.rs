@@ -147,10 +147,8 @@ impl Node {
                 (_, None) => found.failure(),
             };
             if Instant::now() + pause >= deadline {
-                return Err(match failure {
-                    NodeError::Undecided(reason) if !doubt.owners.is_empty() => in_doubt(&reason),
-                    failure => failure,
-                });
+                let is_doubtful = operation.is_write() && !doubt.owners.is_empty();
+                return Err(if is_doubtful { in_doubt(&failure.to_string()) } else { failure });
             }
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE[1]);

@@ -64,6 +64,11 @@ const FAILED_ONCE: &[u64] = &[
     50_223,
     50_381,
     50_461,
+    60_355,
+    60_429,
+    60_733,
+    29_929_779_446,
+    29_929_780_016,
 ];
 
 /// A hole that is known: what comes of it is reported and not counted until its cure is there. Then the entry goes, and its
