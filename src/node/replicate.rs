@@ -279,9 +279,9 @@ impl Node {
     }
 
     /// Whether a write must not be acknowledged, by what an owner said that took its copy: it goes by another table, holds a
-    /// newer version, or held one that was just written elsewhere. A newer one was written at the same time, if this node has authority still. If
-    /// not, others may have acted in its place while it was stopped, and this write must not pass for the later one. An older
-    /// one that was not in view when a condition was decided would be a lost update.
+    /// newer version, or held one that was just written elsewhere. A newer one was written at the same time, if this node has
+    /// authority still. If not, others may have acted in its place while it was stopped, and this write must not pass for the
+    /// later one. An older one that was not in view when a condition was decided would be a lost update.
     fn is_lost(
         &self,
         placement: &Placement,
