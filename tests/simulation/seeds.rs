@@ -90,6 +90,12 @@ const OPEN: &[Open] = &[
         seeds: &[10_044, 10_142, 50_225, 50_743],
     },
     Open {
+        hole: "when a split heals, the deaths that one side declared part the other side for a moment",
+        kinds: &["stale"],
+        shows_in: |schedule| schedule.has_split() && schedule.has_skew(),
+        seeds: &[29_929_782_392],
+    },
+    Open {
         hole: "times to live go by wall clocks",
         kinds: &["nodes answer differently after the quiet", "acknowledged, yet a miss"],
         shows_in: Schedule::has_skew,
