@@ -97,7 +97,7 @@ fn keys_are_read_again_when_told_and_not_when_they_are_unusable() {
     folder.write("keys", &format!("{new_line}and something else"));
     cluster.node(1).process().signal(Signal::HUP);
     cluster.wait_until("it complains", PATIENCE, || cluster[1].log().text().contains("nothing was changed"));
-    assert!(cluster[1].log().text().contains("line 2: "), "{}", cluster[1].log().tail(3));
+    assert!(cluster[1].log().says("line 2: "), "{}", cluster[1].log().tail(3));
     assert_eq!([status(&cluster, &old), status(&cluster, &new)], [200, 401]);
     folder.write("keys", &new_line);
     cluster.node(1).process().signal(Signal::HUP);

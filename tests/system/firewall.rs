@@ -39,7 +39,7 @@ fn a_node_that_no_datagram_reaches_stays_outside_quietly_and_says_why() {
     }
     let written = cluster.running().map(lines).sum::<usize>() - before;
     assert_eq!(written, 1, "the member that was asked says once why it refuses");
-    assert!(cluster[1].log().text().contains(&reason), "{}", cluster[1].log().tail(5));
+    assert!(cluster[1].log().says(&reason), "{}", cluster[1].log().tail(5));
     assert_eq!(outsider.log().text().matches(&reason).count(), 1, "{}", outsider.log().tail(5));
 
     namespace::open_udp_to(listen);

@@ -154,5 +154,5 @@ fn the_link_of_another_cluster_is_forbidden_and_what_is_no_upgrade_is_invalid() 
         refused(&[("connection", "upgrade"), ("upgrade", "shoal-link/1"), ("shoal-cluster", "shoal")]);
     let message = former.expect_error(400, "invalid_request");
     assert!(message.contains("shoal-link/3") && message.contains("shoal-link/1"), "{message}");
-    assert!(cluster[1].log().text().contains("shoal-link/1"), "{}", cluster[1].log().tail(3));
+    assert!(cluster[1].log().says("shoal-link/1"), "{}", cluster[1].log().tail(3));
 }

@@ -131,6 +131,11 @@ impl Log {
         self.tail(usize::MAX)
     }
 
+    /// Whether it says that, now or soon: a thread of its own writes the log, so that a line may come after an answer.
+    pub(crate) fn says(&self, text: &str) -> bool {
+        poll(PATIENCE, || self.text().contains(text))
+    }
+
     pub(crate) fn tail(&self, lines: usize) -> String {
         let log = self.0.lock();
         log.0[log.0.len().saturating_sub(lines)..].join("\n")

@@ -174,7 +174,7 @@ fn nobody_crosses_over_from_another_secret_name_or_none() {
         }
     }
     for (stranger, reason) in &strangers {
-        assert!(stranger.log().text().contains(reason), "{reason}: {}", stranger.log().tail(9));
+        assert!(stranger.log().says(reason), "{reason}: {}", stranger.log().tail(9));
     }
     // The other side says it, too, once for each kind.
     let refused =
