@@ -133,7 +133,7 @@ impl Pool {
         self.retire_at(tls.reloads(), |connection| !connection.is_current(tls)).await;
     }
 
-    /// Retires what is outdated whenever something changes. What is being opened then finds out for itself.
+    /// Retires what is outdated whenever something changes. A connection that is being opened looks for itself.
     async fn retire_at<T>(&self, mut changes: watch::Receiver<T>, is_outdated: impl Fn(&Connection) -> bool) {
         // An error means that the node stops.
         while changes.changed().await.is_ok() {

@@ -96,7 +96,7 @@ impl Line {
                     // It has closed, or leads to another node than the one that is at this address now.
                     other.close();
                 }
-                // The change did not find this connection in its place.
+                // The pool retires only connections that it knows, and it did not know this one when the change came.
                 if has_changed() {
                     self.retire_if(|open| std::ptr::eq(open, &*connection));
                 }

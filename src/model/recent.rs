@@ -24,7 +24,7 @@ pub struct Recent {
     given: Places,
     /// The last one without a condition.
     given_plain: Places,
-    /// Versions of keys that gave way to others, whose writers may not know them.
+    /// Versions that were replaced by records whose writers may not have seen them.
     hidden: Places,
 }
 
@@ -64,13 +64,12 @@ impl Recent {
         (given.at_ms > after_ms).then_some(given.version)
     }
 
-    /// Remembers that a version of a key gave way to a newer one, of which nobody can say that it was written with this one in
-    /// view.
+    /// Remembers that a newer record replaced this version of a key. The writer of that record may not have seen this version.
     pub fn note_hidden(&self, key: &Key, version: Version, now_ms: u64) {
         self.hidden.note(Recent::mark(0, key), version, now_ms);
     }
 
-    /// Whether that version of a key is the last one that gave way so.
+    /// Whether that version is the last one of the key that was replaced in this way.
     #[must_use]
     pub fn is_hidden(&self, key: &Key, version: Version) -> bool {
         self.hidden.find(Recent::mark(0, key)).is_some_and(|hidden| hidden.version == version)

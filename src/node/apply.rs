@@ -25,7 +25,7 @@ impl Node {
         };
         let mut record = operation.record(unstamped, now_ms);
         let mut on = None;
-        // Under the store's lock, so that who finds the version there finds out who gave it.
+        // The version is noted under the store's lock: a task that reads it from the store finds the note, too.
         let stamp = |current: Option<Current>| {
             on = current.map(|current| current.version);
             let live = current.filter(|current| current.live).map(|current| current.version);
@@ -58,9 +58,9 @@ impl Node {
         })
     }
 
-    /// Answers a write that an owner which fell silent may have done, and which another write that was asked for at the same time
-    /// has overtaken here. Done now, it would follow what came after it: it counts as done just before. None if that is not
-    /// known.
+    /// Answers a write without doing it. Another owner may have done it and fell silent, and this node has overwritten the key
+    /// since the write was asked for. The write counts as done just before that: doing it now would undo the newer write.
+    /// None if this node remembers no such newer write.
     pub(super) fn apply_before(
         &self,
         index: usize,

@@ -35,7 +35,7 @@ pub(super) type Item = (RecordHead, Bytes);
 pub(super) const ROOM: Room = Room { items: usize::MAX, value_bytes: BATCH_BYTES_MAX };
 /// How long a member may take to show that it is there.
 const SIGN_TIMEOUT: Duration = Duration::from_secs(1);
-/// For how long an owner with authority may not know of another owner's write that could not be copied to it: until the copy was
+/// How long an owner with authority may be unaware of another owner's write that could not be copied to it: until the copy is
 /// given up, and then until the lease is over.
 const UNSEEN_MS: u64 = 5_000;
 
@@ -151,7 +151,7 @@ impl Node {
             {
                 self.0.store.remove_version(&key, held.version());
             }
-            // Whoever waits for the copy of its write has to know an older one that it may have decided a condition without.
+            // The owner that waits for this copy must learn of an older version that its decision may have missed.
             let is_waiting = theirs.is_some() && mark != 0;
             let other = if is_waiting { self.keep(&key, record) } else { self.keep_found(&key, record) };
             let is_told = |met: &Version| *met > version || is_waiting && is_overtaken(*met, version);
@@ -199,7 +199,7 @@ impl Node {
         }
     }
 
-    /// Keeps what is brought by somebody else than its writer, who does not hear of an older version that was here.
+    /// Keeps a record that another node than its writer brings, so that the writer never learns which older version was here.
     pub(super) fn keep_found(&self, key: &Key, record: Record) -> Option<Version> {
         let version = record.version();
         let other = self.keep(key, record);

@@ -212,11 +212,8 @@ impl Node {
             }
             let records = [(key, record.clone(), written.mark)].into_iter();
             let copied = self.copy_to(member, Request::Copy, records, deadline).await;
-            let mine = record.version();
-            let on = written.judged.as_ref().and_then(|judged| judged.on);
-            let is_unseen = |met: Version| met < mine && Some(met) > on;
             matches!(copied, Copied::Held { ring: theirs, met, .. }
-                if theirs == ring.fingerprint() && !met.iter().any(|(_, met)| is_unseen(*met)))
+                if theirs == ring.fingerprint() && !met.iter().any(|(_, met)| written.was_decided_without(*met)))
         });
         let holders = 1 + join_all(holding).await.into_iter().filter(|is_held| *is_held).count();
         if 2 * holders > ring.members().len() { Ok(()) } else { Err(Refusal::Unconfirmed) }

@@ -166,12 +166,11 @@ impl Node {
     pub(super) fn answer_later(&self, asker: &Sender, question: LeaseQuestion) {
         self.see_asker(asker, question);
         if self.0.placement.load().addresses.contains_key(&asker.node_id) {
-            let waiting = Waiting { boot: asker.boot, question, since_us: self.uptime_us() };
-            self.0.questions.keep(&asker.node_id, waiting);
+            self.answer_at_next_call(asker, question);
         }
     }
 
-    /// Keeps the question of a member that cannot call this node until this node calls it again.
+    /// Keeps a member's question until this node's next frame to that member, which carries the answer.
     pub(super) fn answer_at_next_call(&self, asker: &Sender, question: LeaseQuestion) {
         let waiting = Waiting { boot: asker.boot, question, since_us: self.uptime_us() };
         self.0.questions.keep(&asker.node_id, waiting);
@@ -265,7 +264,7 @@ impl Node {
         if !answer.granted || answer.ring != placement.ring.fingerprint() {
             return false;
         }
-        // Authority is for who can bring its writes to those that grant it: no lease comes of an answer to a call.
+        // No lease: this node cannot call the member, so it could not copy its writes to it.
         let is_new = if answer.is_back {
             placement.report(&sender.node_id, dirty, answer.asked_us)
         } else {
@@ -322,7 +321,7 @@ impl Node {
         let bound = self.0.ledger.lock().is_bound_elsewhere(None, ring, now_ms);
         // A process that has slept has heard nobody.
         let may_excuse = now_ms >= self.woke_ms() + EXCUSED_AFTER.as_millis() as u64;
-        // One that calls this node and cannot be called says what is missing all the same, a little later.
+        // A member that calls this node and cannot be called will report with its next call.
         let is_excused = |member: &NodeId, address| {
             let is_silent = !self.0.links.has_heard(address, EXCUSED_AFTER);
             may_excuse && is_silent && !self.0.reach.is_calling(member, now_ms)

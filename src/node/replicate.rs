@@ -269,7 +269,7 @@ impl Node {
                     .filter(|written| written.missed && !(written.degraded && written.judged.is_some()));
                 failed.extend(late.map(|written| (written.index, Refusal::Unconfirmed)));
             }
-            // A condition may have been decided without it in view, and the asker has to have it done again.
+            // Another node may have decided a condition without this write in view; the asker then tries the write again.
             let is_hidden = |one: &&Written| {
                 one.judged.is_none() && self.0.recent.is_hidden(&one.key, one.record.version())
             };
@@ -290,7 +290,7 @@ impl Node {
         met: Option<Version>,
     ) -> bool {
         let newer = met.filter(|met| *met > one.record.version());
-        let unseen = |judged: &Judged| newer.is_none() && met > judged.on;
+        let is_unseen = met.is_some_and(|met| one.was_decided_without(met));
         // The newer one must be known here: else it is of a clock far ahead, and hides this write.
         let is_hidden = newer.is_some_and(|newer| !self.holds_since(&one.key, newer));
         let is_doubtful = is_elsewhere || newer.is_some();
@@ -299,10 +299,10 @@ impl Node {
             || match &one.judged {
                 // While the fence stands nobody else decides, and it is looked at before the answer. An owner that has not
                 // promised may write all the same.
-                Some(judged) if judged.is_fenced => is_elsewhere || unseen(judged),
+                Some(judged) if judged.is_fenced => is_elsewhere || is_unseen,
                 Some(judged) => {
                     let has_kept = || placement.has_kept_authority_since(judged.at_ms);
-                    unseen(judged) || is_doubtful && !(has_authority() && has_kept())
+                    is_unseen || is_doubtful && !(has_authority() && has_kept())
                 }
                 None => is_doubtful && !has_authority(),
             }
@@ -312,6 +312,11 @@ impl Node {
 impl Written {
     pub(super) fn new(index: usize, key: Key, record: Record, mark: u64, judged: Option<Judged>) -> Written {
         Written { index, key, record, mark, degraded: false, missed: false, judged }
+    }
+
+    /// Whether its condition was decided without that older version in view.
+    pub(super) fn was_decided_without(&self, older: Version) -> bool {
+        older < self.record.version() && self.judged.as_ref().is_some_and(|judged| Some(older) > judged.on)
     }
 }
 

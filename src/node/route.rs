@@ -131,7 +131,7 @@ impl Node {
                 (_, Some(_)) if operation.is_conditional() && found.done().is_some() => {
                     return Err(in_doubt("its condition was decided, and others may have decided, too"));
                 }
-                // Done now, it might be for the second time, and undo what came after the first.
+                // An owner may have done it already; doing it again would undo what came after it.
                 (_, Some(_)) if operation.is_conditional() && doubt.is_overtaken(&found) => {
                     return Err(in_doubt("and the key has changed since"));
                 }
