@@ -114,11 +114,18 @@ impl Gathered {
         self.has_answered(member) && self.newest().is_none_or(|(_, record)| record.version().time() <= time)
     }
 
-    /// Why no owner answered.
+    /// Why this settles nothing.
     pub(super) fn failure(&self) -> NodeError {
-        let errors = self.owners().iter().filter_map(|(_, answer)| answer.as_ref().err());
-        let reasons: Vec<String> = errors.map(ToString::to_string).collect();
-        NodeError::ForwardFailed(format!("no owner of the key could be reached: {}", reasons.join("; ")))
+        let has_actor = self.actors().next().is_some();
+        let silent = if has_actor { &self.answers } else { self.owners() };
+        let reasons: Vec<String> =
+            silent.iter().filter_map(|(_, answer)| Some(answer.as_ref().err()?.to_string())).collect();
+        let what = if has_actor {
+            "a member that may hold the key does not answer"
+        } else {
+            "no owner of the key could be reached"
+        };
+        NodeError::ForwardFailed(format!("{what}: {}", reasons.join("; ")))
     }
 
     /// Owners that answered and lack the newest.

@@ -21,13 +21,14 @@ use tracing::{info, warn};
 use super::Node;
 use super::placement::Placement;
 use crate::link::{Request, Unreached};
-use crate::model::{Ledger, NodeId, mix};
+use crate::model::{Ledger, NodeId, Status, mix};
 use crate::net::spawn;
 
 /// A member that has not answered over a connection for this long is called by a detour.
 const DETOUR_AFTER: Duration = super::lease::UNHEARD_FOR;
-/// For how long a member cannot be called before this node tells the others.
-const ACCUSED_AFTER: Duration = Duration::from_secs(2);
+/// For how long a member cannot be called before this node tells the others. Some 600 ms later no table names it, which must be
+/// before a request that began with the fault has used up its time: meanwhile it may decide on, where others call in vain.
+const ACCUSED_AFTER: Duration = Duration::from_millis(1200);
 /// For how long it has to be reached again before that is taken back; doubles at each return, up to the second.
 const CLEARED_AFTER: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
 /// How long what another member says of its reach holds.
@@ -204,7 +205,7 @@ impl Said {
 
 impl Path {
     /// Takes note of how long the process `boot` of a member has not answered. True if the accusation changes.
-    fn look(&mut self, boot: u64, silent_for: Duration, now_ms: u64) -> bool {
+    fn look(&mut self, boot: u64, silent_for: Duration, may_accuse: bool, now_ms: u64) -> bool {
         if self.boot != boot {
             *self = Path { boot, ..Path::default() };
         }
@@ -215,7 +216,7 @@ impl Path {
             return clears;
         }
         self.reached_since_ms = None;
-        let accuses = !self.is_accused && silent_for >= ACCUSED_AFTER;
+        let accuses = may_accuse && !self.is_accused && silent_for >= ACCUSED_AFTER;
         if accuses {
             (self.is_accused, self.accusations) = (true, self.accusations + 1);
         }
@@ -256,11 +257,11 @@ impl Node {
         self.0.reach.forget_strangers(placement, now_ms);
         for (member, address) in placement.others() {
             let known = view.get(member).filter(|known| known.address == address);
-            // Of one that has left nobody complains, but it may have to be asked by a detour all the same.
-            let longest = if known.is_some() { Duration::MAX } else { ACCUSED_AFTER - DETOUR_AFTER };
-            let silent_for = self.0.links.silent_for(address).min(awake_for).min(longest);
+            // Of one that has left nobody complains, and of a suspect gossip decides; both may have to be asked by a detour.
+            let may_accuse = known.is_some_and(|known| known.status == Status::Healthy);
+            let silent_for = self.0.links.silent_for(address).min(awake_for);
             let path = paths.entry(member.clone()).or_default();
-            if path.look(known.map_or(path.boot, |known| known.boot), silent_for, now_ms) {
+            if path.look(known.map_or(path.boot, |known| known.boot), silent_for, may_accuse, now_ms) {
                 tell(self, member, address, path.is_accused);
             }
             if path.reached_since_ms.is_some() {
@@ -327,7 +328,7 @@ impl Node {
 
 fn tell(node: &Node, member: &NodeId, address: SocketAddr, is_accused: bool) {
     if is_accused {
-        let seconds = ACCUSED_AFTER.as_secs();
+        let seconds = ACCUSED_AFTER.as_secs_f64();
         warn!(
             %member,
             "TCP to {address} has had no answer for {seconds} s, though UDP works: a firewall? \

@@ -21,7 +21,7 @@ use crate::telemetry::Route;
 /// How soon to look again when nobody could act, because a table is about to change, or a lease to run out; then twice as
 /// long each time up to the second, so that requests which wait together do not become a load of their own.
 const PAUSE: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(100)];
-/// How long before its deadline a read is answered by the best that was found, if nobody could say that it is the newest.
+/// How long before its deadline a read is answered by the newest that was found, if nobody could say that there is nothing newer.
 const LAST_WORD: Duration = Duration::from_millis(400);
 
 /// Why an owner did not do an operation.
@@ -120,9 +120,11 @@ impl Node {
         loop {
             let found = self.gather(operation.key(), mark, deadline).await;
             let failure = match (operation, found.first()) {
-                // Better late than old: somebody silent may have acted while this node, or an owner, did not run.
+                // Better late than old: somebody silent may have acted while this node, or an owner, did not run. And better no
+                // answer than a miss: that one may hold the only copy.
                 (Operation::Get(_), Some(first))
-                    if found.is_conclusive() || Instant::now() + LAST_WORD >= deadline =>
+                    if found.is_conclusive()
+                        || found.newest().is_some() && Instant::now() + LAST_WORD >= deadline =>
                 {
                     let done = self.found(operation, &found, first, deadline).await;
                     return Ok((done, Route::Forwarded));
