@@ -2,7 +2,7 @@
 //!
 //! Takes datagrams, commands and instants; gives datagrams, events and a view. Does no I/O, so that a whole cluster of
 //! machines runs in one test without a socket. Invariant: after every step [`Machine::refresh`] leaves the view equal to
-//! foca's active members.
+//! foca's active members, and those whose death it does not believe yet.
 
 mod doubt;
 mod entrance;
@@ -16,8 +16,8 @@ use rand::rngs::StdRng;
 use tokio::time::Instant;
 use tracing::debug;
 
-use self::doubt::Health;
 pub use self::doubt::Witness;
+use self::doubt::{Health, Hearsay};
 use super::codec::{self, BincodeCodec};
 use super::envelope::{Envelope, Rejected};
 use super::farewell::{Farewell, Farewells};
@@ -53,6 +53,7 @@ pub(super) struct Machine {
     farewells: Farewells,
     paths: Paths,
     health: Health,
+    hearsay: Hearsay,
     suspect_to_down_after: Duration,
     members: Members,
     seeds: Vec<SocketAddr>,
@@ -92,6 +93,7 @@ impl Machine {
             farewells,
             paths: Paths::new(config.seed),
             health: Health::new(witness),
+            hearsay: Hearsay::default(),
             suspect_to_down_after: config.detection.foca_config().suspect_to_down_after,
             seeds: Vec::new(),
             watchdog_at: now.instant + WATCHDOG_PERIOD,
@@ -242,6 +244,8 @@ impl Machine {
             boot: member.id().boot,
             suspect: member.state() == State::Suspect,
         });
+        let mut seen: Vec<Seen> = seen.collect();
+        seen.extend(self.disbelieved(&seen, now));
         let before = self.members.counts();
         let changes =
             self.members.observe(seen, |node, boot| self.farewells.has_left(node, boot), now.wall_ms);

@@ -3,21 +3,31 @@
 //! Silence after a ping may be the target's death, or this node is deaf, or mute. What tells them apart is whether anybody at all
 //! has answered since, and whether the target shows itself by other means. Invariant: while no answer arrives, no member
 //! that the witness vouches for is suspected or declared dead by this node.
+//!
+//! The same doubt meets deaths that are only told. One that was alone for a while and comes back tells everybody of the deaths
+//! that it declared meanwhile; each member that hears of its own refutes it, and until then the others would be parted.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use foca::{Message, ProbeNumber};
 use tokio::time::Instant;
 
 use super::super::{GossipEvent, Identity, codec};
 use super::{Machine, Now};
+use crate::model::{Member, NodeId, Seen, Status};
 
 /// How many others are asked for a sign when a ping is not answered.
 const ASKED: usize = 3;
 /// So many probes in a row without an answer are told: about a second.
 const TOLD_AFTER: u32 = 5;
+
+/// For how long a death that comes without a suspicion is not believed of a member that is vouched for: one that is told of its
+/// own refutes it within a probe's period or two.
+const DISBELIEVED: Duration = Duration::from_millis(600);
 
 /// Says whether the member at an address shows itself by other means than gossip.
 #[derive(Clone)]
@@ -91,7 +101,42 @@ impl Health {
     }
 }
 
+/// Deaths of which this node has only been told, and since when; it does not believe them yet.
+#[derive(Debug, Default)]
+pub(super) struct Hearsay(BTreeMap<NodeId, Instant>);
+
+impl Hearsay {
+    /// Those of the missing whose death is not believed.
+    fn disbelieve<'a>(&mut self, missing: impl Iterator<Item = &'a Member>, now: Instant) -> Vec<&'a Member> {
+        let told = std::mem::take(&mut self.0);
+        let since = |member: &Member| told.get(&member.node_id).copied().unwrap_or(now);
+        let disbelieved: Vec<_> = missing.filter(|member| now < since(member) + DISBELIEVED).collect();
+        self.0 = disbelieved.iter().map(|member| (member.node_id.clone(), since(member))).collect();
+        disbelieved
+    }
+}
+
 impl Machine {
+    /// The members that foca no longer counts as alive and this node still does: nobody suspected them, they have not said
+    /// goodbye, and they are vouched for.
+    pub(super) fn disbelieved(&mut self, seen: &[Seen], now: Now) -> Vec<Seen> {
+        let is_doubtful = |member: &&Member| {
+            member.status == Status::Healthy
+                && member.node_id != *self.members.me()
+                && !seen.iter().any(|one| one.node_id == member.node_id)
+                && !self.farewells.has_left(&member.node_id, member.boot)
+                && self.health.witness.vouches_for(member.address)
+        };
+        let disbelieved = self.hearsay.disbelieve(self.members.iter().filter(is_doubtful), now.instant);
+        let as_seen = |member: &Member| Seen {
+            node_id: member.node_id.clone(),
+            address: member.address,
+            boot: member.boot,
+            suspect: false,
+        };
+        disbelieved.into_iter().map(as_seen).collect()
+    }
+
     /// A probe is over. If nobody has answered since its ping and the target is vouched for, the probe says nothing; foca can
     /// only be told so by an answer.
     pub(super) fn conclude_probe(&mut self, now: Now) {
