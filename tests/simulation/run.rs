@@ -31,6 +31,8 @@ const CLIENTS: usize = 6;
 const KEYS: usize = 40;
 /// The same where there is room for few of them.
 const KEYS_SMALL: usize = 120;
+/// The same where what happens in a moment shows only seconds later.
+const KEYS_HASTY: usize = 400;
 const HOT_KEYS: usize = 4;
 /// Pauses of a client between two operations.
 const THINK_MS: std::ops::Range<u64> = 5..60;
@@ -59,6 +61,9 @@ pub(crate) fn run(seed: u64) -> Verdict {
 
 fn run_schedule(seed: u64, schedule: Schedule) -> Verdict {
     let mut world = World::new(seed, schedule.nodes_ever(), schedule.copies);
+    if schedule.is_hasty {
+        world.hurry();
+    }
     if schedule.is_small {
         world.shrink();
     }
@@ -207,7 +212,11 @@ impl Load {
     }
 
     fn keys(&self) -> usize {
-        if self.schedule.is_small { KEYS_SMALL } else { KEYS }
+        match &self.schedule {
+            Schedule { is_small: true, .. } => KEYS_SMALL,
+            Schedule { is_hasty: true, .. } => KEYS_HASTY,
+            _ => KEYS,
+        }
     }
 
     fn fail(&self, what: String) {

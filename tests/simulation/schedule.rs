@@ -94,6 +94,8 @@ pub(crate) struct Schedule {
     pub(crate) aim: Option<usize>,
     /// The nodes have room for fewer values than are written, so that they evict.
     pub(crate) is_small: bool,
+    /// A node that leaves may take less for it than a call to one that is out of its reach.
+    pub(crate) is_hasty: bool,
 }
 
 impl Fault {
@@ -152,9 +154,11 @@ impl Schedule {
 
 impl fmt::Display for Schedule {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Schedule { nodes, copies, aim, is_small, .. } = self;
+        let Schedule { nodes, copies, aim, is_small, is_hasty, .. } = self;
         let aim = aim.map(|key| format!(", aimed at k{key}")).unwrap_or_default();
-        writeln!(out, "{nodes} nodes, {copies} copies{}{aim}", if *is_small { ", small" } else { "" })?;
+        let [small, hasty] =
+            [(is_small, ", small"), (is_hasty, ", hasty")].map(|(is, word)| if *is { word } else { "" });
+        writeln!(out, "{nodes} nodes, {copies} copies{small}{hasty}{aim}")?;
         for Event { fault, start_ms, end_ms } in &self.events {
             let [start, end] = [start_ms, end_ms].map(|ms| *ms as f64 / 1000.0);
             writeln!(out, "  {start:7.3} to {end:7.3} s  {fault:?}")?;

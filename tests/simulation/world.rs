@@ -50,6 +50,7 @@ pub(crate) struct World {
     former_hosts: Vec<Host>,
     clients: IpAddr,
     memory: &'static str,
+    drain: &'static str,
     cuts: Cuts,
     datagrams: DatagramFaults,
     /// Reasons why nodes gave up, which none should.
@@ -110,6 +111,7 @@ impl World {
             former_hosts: Vec::new(),
             clients,
             memory: "16MiB",
+            drain: "4s",
             cuts: Cuts::default(),
             datagrams: DatagramFaults::default(),
             complaints: Rc::default(),
@@ -123,6 +125,11 @@ impl World {
             admin_token: Some(access.token_file.clone()),
             ..SecurityConfig::default()
         };
+    }
+
+    /// Gives those that start from now on little time to leave.
+    pub(crate) fn hurry(&mut self) {
+        self.drain = "1s";
     }
 
     /// Gives those that start from now on little room.
@@ -162,7 +169,7 @@ impl World {
         let running = Running { process: process.clone(), leave: CancellationToken::new() };
         let launch = Launch {
             process,
-            config: config(node, host.address, &join, (self.copies, self.memory), &mut random),
+            config: config(node, host.address, &join, (self.copies, self.memory, self.drain), &mut random),
             security: Arc::new(Security::load(self.security.clone()).expect("its files are right")),
             wall: WallClock::new(move || clock_ms().saturating_add_signed(skew_ms.load(Ordering::Relaxed))),
             seed: random.random(),
@@ -273,13 +280,13 @@ fn config(
     node: usize,
     address: SocketAddr,
     join: &[String],
-    (copies, memory): (u8, &str),
+    (copies, memory, drain): (u8, &str, &str),
     random: &mut StdRng,
 ) -> Config {
     let (listen, advertise) = (format!("0.0.0.0:{PORT}"), address.to_string());
     let (id, copies) = (format!("node{}", node + 1), copies.to_string());
     let mut flags = vec!["node", "--insecure", "--listen", &listen, "--advertise", &advertise, "--id", &id];
-    flags.extend(["--cluster", CLUSTER, "--copies", &copies, "--drain-timeout", "4s"]);
+    flags.extend(["--cluster", CLUSTER, "--copies", &copies, "--drain-timeout", drain]);
     flags.extend(["--max-memory", memory, "--max-value-size", "64KiB"]);
     let join = join.join(",");
     if !join.is_empty() {
