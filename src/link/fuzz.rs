@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use super::message::{Claim, Operation, Reply, Request};
+use super::message::{Claim, Operation, Reply, Request, Settled};
 use super::record::Inbox;
 use super::upgrade::header;
 use super::{Lane, LinkConfig, Party, answer};
@@ -86,7 +86,7 @@ fn sealed(bytes: &[u8]) {
 /// What is worth changing a little.
 pub(crate) fn corpus() -> Vec<Vec<u8>> {
     let claim = Claim {
-        settled_at_ms: Some(7),
+        settled: Some(Settled { at_ms: 7, done: None, unsure_ms: None }),
         ..Claim::new("00000000000000ff".parse().expect("a fingerprint"), 9, 11)
     };
     let get = Operation::Get { key: "key".into() };

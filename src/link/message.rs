@@ -204,9 +204,8 @@ pub struct Relayed {
 pub struct Claim {
     /// By this table it owns the key.
     pub ring: Fingerprint,
-    /// All owners that can be reached have been asked, and this one was given the newest they had; the time is the one
-    /// that it said when it was asked.
-    pub settled_at_ms: Option<u64>,
+    /// All owners that can be reached have been asked, and this one was given the newest they had.
+    pub settled: Option<Settled>,
     /// The asker's latest version time: what is written now is newer than all that it knew.
     pub clock: u64,
     /// What the asked node's own time, in milliseconds, was at least when a write was sent to it; none if that is not known, or
@@ -214,6 +213,13 @@ pub struct Claim {
     pub sent_at_ms: Option<u64>,
     /// The number of the request that brought about a write; see `model::Recent`.
     pub request: u64,
+}
+
+/// What an asker knows that has asked all owners which can be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settled {
+    /// The time of the node that is to act, in milliseconds, as it said when it was asked.
+    pub at_ms: u64,
     /// The version under which the write has been done already, at another node.
     pub done: Option<Version>,
     /// How long ago a write was asked for, in milliseconds, if an owner that fell silent may have done it since.
@@ -224,7 +230,7 @@ impl Claim {
     /// A claim of an asker that has settled nothing and does not know the owner's clock. `request` is zero for reads.
     #[must_use]
     pub fn new(ring: Fingerprint, clock: u64, request: u64) -> Claim {
-        Claim { ring, settled_at_ms: None, clock, sent_at_ms: None, request, done: None, unsure_ms: None }
+        Claim { ring, settled: None, clock, sent_at_ms: None, request }
     }
 }
 
@@ -382,7 +388,35 @@ impl Request {
     }
 }
 
-/// A reply.
+/// What a node's own store has, in reply to [`Request::Peek`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeekReply {
+    /// The record, if there is a live one.
+    pub record: Option<RecordHead>,
+    /// What the record, or having none, says of all others.
+    pub standing: Standing,
+    /// Members from which this node hears nothing when it calls them.
+    pub unheard: Vec<NodeId>,
+    /// Those of them that call this node.
+    pub calling: Vec<NodeId>,
+    /// The answering process's own time, in milliseconds.
+    pub at_ms: u64,
+    /// The version under which the marked write has been done already.
+    pub done: Option<Version>,
+}
+
+/// The reply to a [`Request::Lease`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseReply {
+    /// Who answers, and how far it is.
+    pub sender: Sender,
+    /// The answer.
+    pub answer: LeaseAnswer,
+    /// What the answering node asks the other one, which it cannot call.
+    pub question: Option<LeaseQuestion>,
+}
+
+/// A reply. What is large and rare is boxed: each reply moves through several futures.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
     /// To [`Request::One`].
@@ -400,29 +434,9 @@ pub enum Reply {
         met: Vec<(u32, Version)>,
     },
     /// To [`Request::Peek`].
-    Peeked {
-        /// The record, if there is a live one.
-        record: Option<RecordHead>,
-        /// What the record, or having none, says of all others.
-        standing: Standing,
-        /// Members from which this node hears nothing when it calls them.
-        unheard: Vec<NodeId>,
-        /// Those of them that call this node.
-        calling: Vec<NodeId>,
-        /// The answering process's own time, in milliseconds.
-        at_ms: u64,
-        /// The version under which the marked write has been done already.
-        done: Option<Version>,
-    },
+    Peeked(Box<PeekReply>),
     /// To [`Request::Lease`] that is to be answered at once; the slots as the raw value.
-    Leased {
-        /// Who answers, and how far it is.
-        sender: Sender,
-        /// The answer.
-        answer: LeaseAnswer,
-        /// What the answering node asks the other one, which it cannot call.
-        question: Option<LeaseQuestion>,
-    },
+    Leased(Box<LeaseReply>),
     /// To [`Request::Digests`]: the slots that differ.
     Differ(Vec<Slot>),
     /// To [`Request::Versions`] and [`Request::Older`].

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::{Key, Version, mix};
 
 /// How many writes are remembered: those of half a second at 16 000 a second. An asker tries again within milliseconds of being
-/// told, and within 150 ms where it is not. 256 KiB.
+/// told, and within 150 ms where it is not. 1.4 MiB in all.
 const PLACES: usize = 8192;
 
 /// How long a write is remembered: longer than any request may take.
@@ -19,13 +19,24 @@ const LIFE_MS: u64 = 60_000;
 /// The writes that a node has done or copied lately.
 #[derive(Debug, Default)]
 pub struct Recent {
-    by_mark: Places,
-    /// Of this node's own writes the last one of a key.
-    given: Places,
-    /// The last one without a condition.
-    given_plain: Places,
+    by_mark: Places<Done>,
+    /// This node's own writes, by key.
+    given: Places<Given>,
     /// Versions that were replaced by records whose writers may not have seen them.
-    hidden: Places,
+    hidden: Places<Done>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Done {
+    version: Version,
+    at_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Given {
+    last: Done,
+    /// The last one without a condition.
+    plain: Option<Done>,
 }
 
 impl Recent {
@@ -38,7 +49,9 @@ impl Recent {
 
     /// Remembers under which version a write was done.
     pub fn note(&self, mark: u64, version: Version, now_ms: u64) {
-        self.by_mark.note(mark, version, now_ms);
+        if mark != 0 {
+            self.by_mark.note(mark, Done { version, at_ms: now_ms });
+        }
     }
 
     /// The version under which a write was done, if that is known.
@@ -50,23 +63,23 @@ impl Recent {
 
     /// Remembers the version that this node gives a key, in a plain write or in a conditional one.
     pub fn note_given(&self, key: &Key, version: Version, is_plain: bool, now_ms: u64) {
-        let mark = Recent::mark(0, key);
-        self.given.note(mark, version, now_ms);
-        if is_plain {
-            self.given_plain.note(mark, version, now_ms);
-        }
+        let last = Done { version, at_ms: now_ms };
+        self.given.change(Recent::mark(0, key), |given| {
+            let plain = if is_plain { Some(last) } else { given.and_then(|given| given.plain) };
+            Given { last, plain }
+        });
     }
 
     /// The last version that this node gave a key in a plain write after that time, if that is known.
     #[must_use]
     pub fn given_plain(&self, key: &Key, after_ms: u64) -> Option<Version> {
-        let given = self.given_plain.find(Recent::mark(0, key))?;
-        (given.at_ms > after_ms).then_some(given.version)
+        let plain = self.given.find(Recent::mark(0, key))?.plain?;
+        (plain.at_ms > after_ms).then_some(plain.version)
     }
 
     /// Remembers that a newer record replaced this version of a key. The writer of that record may not have seen this version.
     pub fn note_hidden(&self, key: &Key, version: Version, now_ms: u64) {
-        self.hidden.note(Recent::mark(0, key), version, now_ms);
+        self.hidden.note(Recent::mark(0, key), Done { version, at_ms: now_ms });
     }
 
     /// Whether that version is the last one of the key that was replaced in this way.
@@ -78,42 +91,37 @@ impl Recent {
     /// Whether this node gave a key that version when it knew already that a write was done.
     #[must_use]
     pub fn is_given_since(&self, key: &Key, version: Version, mark: u64) -> bool {
-        let given = self.given.find(Recent::mark(0, key)).filter(|given| given.version == version);
-        given.is_some_and(|given| self.by_mark.find(mark).is_some_and(|done| done.at_ms < given.at_ms))
+        let given = self.given.find(Recent::mark(0, key)).filter(|given| given.last.version == version);
+        given.is_some_and(|given| self.by_mark.find(mark).is_some_and(|done| done.at_ms < given.last.at_ms))
     }
 }
 
+/// What is remembered of each mark; a later one takes the place of an earlier one.
 #[derive(Debug)]
-struct Places(Box<[Mutex<Done>]>);
+struct Places<T>(Box<[Mutex<Option<(u64, T)>>]>);
 
-/// What a place remembers; nothing at first, as no mark is zero.
-#[derive(Clone, Copy, Debug)]
-struct Done {
-    mark: u64,
-    version: Version,
-    at_ms: u64,
-}
-
-impl Default for Places {
-    fn default() -> Places {
-        let nothing = || Mutex::new(Done { mark: 0, version: Version::new(0, 0), at_ms: 0 });
-        Places((0..PLACES).map(|_| nothing()).collect())
+impl<T> Default for Places<T> {
+    fn default() -> Places<T> {
+        Places((0..PLACES).map(|_| Mutex::default()).collect())
     }
 }
 
-impl Places {
-    fn note(&self, mark: u64, version: Version, at_ms: u64) {
-        if mark != 0 {
-            *self.place(mark).lock() = Done { mark, version, at_ms };
-        }
+impl<T: Copy> Places<T> {
+    fn note(&self, mark: u64, what: T) {
+        *self.place(mark).lock() = Some((mark, what));
     }
 
-    fn find(&self, mark: u64) -> Option<Done> {
-        let done = *self.place(mark).lock();
-        (mark != 0 && done.mark == mark).then_some(done)
+    fn change(&self, mark: u64, change: impl FnOnce(Option<T>) -> T) {
+        let mut place = self.place(mark).lock();
+        let former = place.filter(|(held, _)| *held == mark).map(|(_, what)| what);
+        *place = Some((mark, change(former)));
     }
 
-    fn place(&self, mark: u64) -> &Mutex<Done> {
+    fn find(&self, mark: u64) -> Option<T> {
+        self.place(mark).lock().filter(|(held, _)| *held == mark).map(|(_, what)| what)
+    }
+
+    fn place(&self, mark: u64) -> &Mutex<Option<(u64, T)>> {
         &self.0[mark as usize % self.0.len()]
     }
 }

@@ -15,8 +15,12 @@ pub(super) struct Applied {
 }
 
 impl Node {
-    /// Does an operation on this node's own store, whoever owns the key; a write also as it is to be copied.
-    pub(super) fn apply(&self, operation: &Operation) -> Result<(Outcome, Option<Applied>), NodeError> {
+    /// Does an operation on this node's own store at `at_ms`, whoever owns the key; a write also as it is to be copied.
+    pub(super) fn apply(
+        &self,
+        operation: &Operation,
+        at_ms: u64,
+    ) -> Result<(Outcome, Option<Applied>), NodeError> {
         let now_ms = self.now_ms();
         let unstamped = Version::new(0, 0);
         let (key, condition) = match operation {
@@ -34,7 +38,7 @@ impl Node {
             }
             let version = self.0.versions.stamp_after(now_ms, on);
             let is_plain = *condition == Condition::Always;
-            self.0.recent.note_given(key, version, is_plain, self.uptime_ms());
+            self.0.recent.note_given(key, version, is_plain, at_ms);
             Ok(version)
         };
         let written = self.0.store.write(key, record.clone(), now_ms, stamp)??;
@@ -51,8 +55,9 @@ impl Node {
     pub(super) fn apply_as_owner(
         &self,
         operation: &Operation,
+        at_ms: u64,
     ) -> Result<(Outcome, Option<Applied>), Refusal> {
-        self.apply(operation).map_err(|error| match error {
+        self.apply(operation, at_ms).map_err(|error| match error {
             NodeError::PreconditionFailed(reason) => Refusal::PreconditionFailed(reason),
             other => Refusal::TooLarge(other.to_string()),
         })
@@ -68,7 +73,7 @@ impl Node {
         claim: Claim,
         at_ms: u64,
     ) -> Option<(Outcome, Written)> {
-        let asked_ms = at_ms.saturating_sub(claim.unsure_ms?.into());
+        let asked_ms = at_ms.saturating_sub(claim.settled?.unsure_ms?.into());
         let key = operation.key();
         let given = self.0.recent.given_plain(key, asked_ms).filter(|_| !operation.is_conditional())?;
         let held = self.0.store.peek(key, self.now_ms()).filter(|held| held.version() >= given)?;
@@ -89,7 +94,7 @@ impl Node {
         version: Version,
     ) -> Result<Option<(Outcome, Written)>, Refusal> {
         // What is known at the first try, which is not settled, came late: its asker has had it done elsewhere.
-        if claim.settled_at_ms.is_none() {
+        if claim.settled.is_none() {
             return Err(Refusal::Unconfirmed);
         }
         // Whether it was decided by one node alone is not known any more; the asker makes a doubt of it.

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Node;
 use super::placement::Placement;
-use crate::link::{LinkError, Reply, Request};
+use crate::link::{LeaseReply, LinkError, Reply, Request};
 use crate::model::{Ledger, NodeId};
 
 /// Between two beats.
@@ -108,7 +108,8 @@ async fn call(node: &Node, placement: &Placement, member: (&NodeId, SocketAddr))
     let Request::Lease { question, .. } = request else { return Ok(false) };
     let deadline = Instant::now() + Duration::from_millis(Ledger::LEASE_MS);
     let (reply, slots) = node.0.links.call(member, &request, &slots, deadline).await?;
-    let Reply::Leased { sender, mut answer, question: back } = reply else { return Ok(false) };
+    let Reply::Leased(reply) = reply else { return Ok(false) };
+    let LeaseReply { sender, mut answer, question: back } = *reply;
     if let Some(back) = back.filter(|_| sender.node_id == *member.0) {
         node.answer_at_next_call(&sender, back);
     }

@@ -124,7 +124,7 @@ impl Node {
         if self.0.recent.version(mark, self.uptime_ms()).is_some() {
             return Err(decided_before());
         }
-        let (mut outcome, applied) = self.apply_as_owner(operation)?;
+        let (mut outcome, applied) = self.apply_as_owner(operation, self.uptime_ms())?;
         let Some(applied) = applied else { return Ok(outcome) };
         self.0.recent.note(mark, applied.record.version(), self.uptime_ms());
         let judged = Judged { at_ms: self.uptime_ms(), on: applied.on, is_fenced: true, is_doubtful: false };

@@ -14,7 +14,7 @@ use super::copies::Copied;
 use super::operation::{record_from_wire, unexpected};
 use super::placement::Placement;
 use super::{Node, NodeError};
-use crate::link::{LinkError, Reply, Request, Standing};
+use crate::link::{LinkError, PeekReply, Reply, Request, Standing};
 use crate::model::{Fingerprint, Key, NodeId, Record, Version};
 
 /// What a node's own store has.
@@ -238,7 +238,8 @@ impl Node {
         let request = Request::Peek { key: key.as_str().into(), ring, mark };
         let reply = self.0.links.call((member, address), &request, &[], deadline).await;
         match reply.map_err(|error| self.doubt_refusal(member, error))? {
-            (Reply::Peeked { record, standing, unheard, calling, at_ms, done }, mut values) => {
+            (Reply::Peeked(peeked), mut values) => {
+                let PeekReply { record, standing, unheard, calling, at_ms, done } = *peeked;
                 let record = record.map(|head| record_from_wire(head, &mut values)).transpose();
                 // A record that cannot be read is as good as no answer.
                 let record = record.map_err(|_| LinkError::Broken(address))?;
@@ -293,5 +294,5 @@ pub(super) fn peeked_to_wire(key: &Key, peeked: Peeked) -> (Reply, Vec<Bytes>) {
         None => (None, Bytes::new()),
     };
     let values = if value.is_empty() { Vec::new() } else { vec![value] };
-    (Reply::Peeked { record, standing, unheard, calling, at_ms, done }, values)
+    (Reply::Peeked(Box::new(PeekReply { record, standing, unheard, calling, at_ms, done })), values)
 }

@@ -19,7 +19,7 @@ use super::beat::PERIOD;
 use super::placement::{EXCUSED_AFTER, Placement};
 use super::{Contact, Node};
 use crate::gossip::Witness;
-use crate::link::{Admission, LeaseAnswer, LeaseQuestion, Pool, Reply, Request, SILENCE, Sender};
+use crate::link::{Admission, LeaseAnswer, LeaseQuestion, LeaseReply, Pool, Reply, Request, SILENCE, Sender};
 use crate::model::{Ledger, NodeId, Slot, SlotSet};
 
 /// A process that did not run for this long may have been taken for gone by those that asked it something.
@@ -159,7 +159,7 @@ impl Node {
         let is_mute = |at: &SocketAddr| !self.0.links.has_detour(*at) && self.is_unheard(*at);
         let asker = placement.addresses.get(&asker.node_id).copied().filter(is_mute);
         let question = asker.map(|_| self.question(&placement, true));
-        (Reply::Leased { sender: self.sender(), answer, question }, slots)
+        (Reply::Leased(Box::new(LeaseReply { sender: self.sender(), answer, question })), slots)
     }
 
     /// Answers a member's question with this node's own next one.

@@ -15,7 +15,7 @@ use super::copies::Copied;
 use super::owed::{Owed, targets};
 use super::placement::Placement;
 use super::{Node, Operation, Outcome};
-use crate::link::{Claim, Refusal, Request};
+use crate::link::{Claim, Refusal, Request, Settled};
 use crate::model::{Key, Recent, Record, Slot, Version};
 
 /// How old the answers of the other owners may be when a node acts on them. No longer than an asker waits for a silent
@@ -104,15 +104,20 @@ impl Node {
         if let Operation::Get(key) = operation {
             return self.read(key, claim);
         }
+        if self.keeps_alone(operation) {
+            return self.write_alone(operation, claim);
+        }
         let mut results = self.serve_all(std::slice::from_ref(operation), claim, deadline).await;
         results.pop().unwrap_or(Err(Refusal::NotSynced))
     }
 
     /// Whether what is written here has nothing to wait for.
     pub(super) fn keeps_alone(&self, operation: &Operation) -> bool {
+        if self.0.config.copies.get() > 1 {
+            return false;
+        }
         let placement = self.0.placement.load();
-        self.0.config.copies.get() == 1
-            && self.is_current(&placement, self.uptime_ms())
+        self.is_current(&placement, self.uptime_ms())
             && placement.is_complete()
             && !operation.is_conditional()
     }
@@ -153,7 +158,8 @@ impl Node {
         }
         let mark = if operation.is_write() { Recent::mark(claim.request, operation.key()) } else { 0 };
         if operation.is_write()
-            && let Some(version) = claim.done.or_else(|| self.0.recent.version(mark, at_ms))
+            && let Some(version) =
+                claim.settled.and_then(|settled| settled.done).or_else(|| self.0.recent.version(mark, at_ms))
             && let Some((outcome, written)) = self.apply_again(index, operation, claim, version)?
         {
             return Ok(Some((outcome, Some(written))));
@@ -161,7 +167,7 @@ impl Node {
         if let Some((outcome, written)) = self.apply_before(index, operation, claim, at_ms) {
             return Ok(Some((outcome, Some(written))));
         }
-        let (outcome, applied) = self.apply_as_owner(operation)?;
+        let (outcome, applied) = self.apply_as_owner(operation, at_ms)?;
         if let Some(applied) = &applied {
             self.0.recent.note(mark, applied.record.version(), at_ms);
         }
@@ -188,11 +194,13 @@ impl Node {
         if self.has_authority(&placement, slot) {
             return Ok(Entitled::ByAuthority);
         }
-        let is_fresh = |at_ms| self.uptime_ms().saturating_sub(at_ms) <= SETTLED_FOR.as_millis() as u64;
+        let is_fresh = |settled: Settled| {
+            self.uptime_ms().saturating_sub(settled.at_ms) <= SETTLED_FOR.as_millis() as u64
+        };
         // What another owner decides behind its fence must not miss a write that is done here meanwhile.
         let is_fenced_off = self.0.fences.is_given_away(slot, &self.0.id, self.uptime_ms());
         let is_settled =
-            claim.settled_at_ms.is_some_and(is_fresh) && !is_fenced_off && self.may_act_settled(&placement);
+            claim.settled.is_some_and(is_fresh) && !is_fenced_off && self.may_act_settled(&placement);
         if is_settled { Ok(Entitled::Settled) } else { Err(Refusal::NotSynced) }
     }
 

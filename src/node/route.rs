@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use super::gather::Gathered;
 use super::operation::{outcome_from_wire, unexpected};
 use super::{Done, Node, NodeError, Operation, Outcome};
-use crate::link::{Claim, LinkError, Refusal, Reply, Request};
+use crate::link::{Claim, LinkError, Refusal, Reply, Request, Settled};
 use crate::model::{Fingerprint, Key, NodeId, Recent, Record};
 use crate::telemetry::Route;
 
@@ -213,8 +213,8 @@ impl Node {
             let ring = self.ring().fingerprint();
             let clock = self.0.versions.latest();
             let unsure_ms = (!doubt.owners.is_empty()).then(|| self.asked_for_ms(deadline));
-            let claim =
-                Claim { ring, settled_at_ms: Some(at_ms), clock, done: found.done(), unsure_ms, ..claim };
+            let settled = Some(Settled { at_ms, done: found.done(), unsure_ms });
+            let claim = Claim { ring, settled, clock, ..claim };
             let outcome = if owner == self.id() {
                 self.serve(operation, claim, deadline).await.map_err(Failure::from)
             } else {

@@ -17,7 +17,7 @@ use super::{NewValue, Operation, Outcome};
 use crate::http::BATCH_OPERATIONS_MAX;
 use crate::link::{
     self, BATCH_BYTES_MAX, Batch, Claim, FRAME_BYTES_LEAST, LinkConfig, Party, Refusal, Reply, Request,
-    Weight, carried, cut,
+    Settled, Weight, carried, cut,
 };
 use crate::model::{Condition, ContentType, Entry, Key, NodeId, Record, Slot, Tombstone, Version};
 
@@ -36,7 +36,8 @@ fn frame_bytes_max(value_bytes_max: usize) -> usize {
 }
 
 fn claim() -> Claim {
-    Claim { settled_at_ms: Some(u64::MAX), ..Claim::new("ffffffffffffffff".parse().unwrap(), u64::MAX, 1) }
+    let settled = Some(Settled { at_ms: u64::MAX, done: None, unsure_ms: None });
+    Claim { settled, ..Claim::new("ffffffffffffffff".parse().unwrap(), u64::MAX, 1) }
 }
 
 /// Some of these many bytes, which are never copied until they are encoded.
