@@ -98,7 +98,10 @@ impl Recent {
 
 /// What is remembered of each mark; a later one takes the place of an earlier one.
 #[derive(Debug)]
-struct Places<T>(Box<[Mutex<Option<(u64, T)>>]>);
+struct Places<T>(Box<[Place<T>]>);
+
+/// A mark, and what is remembered of it.
+type Place<T> = Mutex<Option<(u64, T)>>;
 
 impl<T> Default for Places<T> {
     fn default() -> Places<T> {
@@ -121,7 +124,7 @@ impl<T: Copy> Places<T> {
         self.place(mark).lock().filter(|(held, _)| *held == mark).map(|(_, what)| what)
     }
 
-    fn place(&self, mark: u64) -> &Mutex<Option<(u64, T)>> {
+    fn place(&self, mark: u64) -> &Place<T> {
         &self.0[mark as usize % self.0.len()]
     }
 }
