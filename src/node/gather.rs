@@ -114,7 +114,7 @@ impl Gathered {
         self.has_answered(member) && self.newest().is_none_or(|(_, record)| record.version().time() <= time)
     }
 
-    /// Why this settles nothing.
+    /// The error of a request that these answers do not settle.
     pub(super) fn failure(&self) -> NodeError {
         let has_actor = self.actors().next().is_some();
         let silent = if has_actor { &self.answers } else { self.owners() };

@@ -26,8 +26,8 @@ use crate::net::spawn;
 
 /// A member that has not answered over a connection for this long is called by a detour.
 const DETOUR_AFTER: Duration = super::lease::UNHEARD_FOR;
-/// For how long a member cannot be called before this node tells the others. Some 600 ms later no table names it, which must be
-/// before a request that began with the fault has used up its time: meanwhile it may decide on, where others call in vain.
+/// For how long a member cannot be called before this node tells the others. Until no table names it, some 600 ms later, it may
+/// go on deciding conditions that are asked of it, and nobody else can. A request that begins with the fault has 2 s.
 const ACCUSED_AFTER: Duration = Duration::from_millis(1200);
 /// For how long it has to be reached again before that is taken back; doubles at each return, up to the second.
 const CLEARED_AFTER: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
@@ -257,7 +257,7 @@ impl Node {
         self.0.reach.forget_strangers(placement, now_ms);
         for (member, address) in placement.others() {
             let known = view.get(member).filter(|known| known.address == address);
-            // Of one that has left nobody complains, and of a suspect gossip decides; both may have to be asked by a detour.
+            // Nobody accuses a member that has left, and gossip decides about a suspect. Both may still need a detour.
             let may_accuse = known.is_some_and(|known| known.status == Status::Healthy);
             let silent_for = self.0.links.silent_for(address).min(awake_for);
             let path = paths.entry(member.clone()).or_default();

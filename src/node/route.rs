@@ -120,8 +120,8 @@ impl Node {
         loop {
             let found = self.gather(operation.key(), mark, deadline).await;
             let failure = match (operation, found.first()) {
-                // Better late than old: somebody silent may have acted while this node, or an owner, did not run. And better no
-                // answer than a miss: that one may hold the only copy.
+                // Better late than old: a silent member may have acted while this node, or an owner, did not run. And better an
+                // error than a miss: the silent member may hold the only copy.
                 (Operation::Get(_), Some(first))
                     if found.is_conclusive()
                         || found.newest().is_some() && Instant::now() + LAST_WORD >= deadline =>

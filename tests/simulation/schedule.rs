@@ -94,7 +94,7 @@ pub(crate) struct Schedule {
     pub(crate) aim: Option<usize>,
     /// The nodes have room for fewer values than are written, so that they evict.
     pub(crate) is_small: bool,
-    /// A node that leaves may take less for it than a call to one that is out of its reach.
+    /// A node that leaves ends before its calls to a member out of reach have timed out.
     pub(crate) is_hasty: bool,
 }
 

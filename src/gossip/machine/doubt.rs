@@ -4,8 +4,8 @@
 //! has answered since, and whether the target shows itself by other means. Invariant: while no answer arrives, no member
 //! that the witness vouches for is suspected or declared dead by this node.
 //!
-//! The same doubt meets deaths that are only told. One that was alone for a while and comes back tells everybody of the deaths
-//! that it declared meanwhile; each member that hears of its own refutes it, and until then the others would be parted.
+//! Deaths that others tell are doubted, too. A node that was alone for a while declares everybody dead, and spreads that when it
+//! comes back. Each member refutes its own death when it hears of it; until then the others would take each other for dead.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,8 +25,8 @@ const ASKED: usize = 3;
 /// So many probes in a row without an answer are told: about a second.
 const TOLD_AFTER: u32 = 5;
 
-/// For how long a death that comes without a suspicion is not believed of a member that is vouched for: one that is told of its
-/// own refutes it within a probe's period or two.
+/// For how long this node does not believe the death of a member that nobody suspected and that is vouched for. A living member
+/// refutes its death within a probe's period or two.
 const DISBELIEVED: Duration = Duration::from_millis(600);
 
 /// Says whether the member at an address shows itself by other means than gossip.
@@ -101,7 +101,7 @@ impl Health {
     }
 }
 
-/// Deaths of which this node has only been told, and since when; it does not believe them yet.
+/// Deaths that this node was told of and does not believe yet, with the time when it was told.
 #[derive(Debug, Default)]
 pub(super) struct Hearsay(BTreeMap<NodeId, Instant>);
 

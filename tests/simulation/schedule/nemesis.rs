@@ -12,7 +12,7 @@ use super::{Event, Fault, LEAVE_MS, Schedule, Traffic, Way};
 
 /// The first seed that may have what is drawn here.
 const FIRST: u64 = 10_000;
-/// Seeds that give this remainder have a hasty leave; none that is listed by name does.
+/// Divisor and remainder of the seeds with a hasty leave: chosen so that every seed that was listed before keeps its schedule.
 const HASTY: (u64, u64) = (16, 2);
 /// Keys that are aimed at; clients meet at them anyway.
 const KEYS: std::ops::Range<usize> = 0..4;
@@ -93,7 +93,7 @@ pub(super) fn draw(seed: u64, end_ms: u64) -> Option<Schedule> {
     Some(schedule)
 }
 
-/// An owner leaves while it cannot pay what it owes to the other one, before they find a detour.
+/// One owner leaves before it has paid what it owes to the other one, which it cannot call and to which there is no detour yet.
 fn leave_in_haste(mut schedule: Schedule, owners: &[usize], start_ms: u64, random: &mut StdRng) -> Schedule {
     (schedule.is_hasty, schedule.aim) = (true, None);
     let fault = Fault::Pair { from: owners[0], to: owners[1], drops: Traffic::Tcp, both_ways: true };
