@@ -25,7 +25,7 @@ use super::identity::Identity;
 use super::path::Paths;
 use super::timers::Timers;
 use super::{GossipConfig, GossipEvent};
-use crate::model::{Members, NodeId, Seen};
+use crate::model::{Absence, Member, Members, NodeId, Seen};
 
 /// How often a node that is alone, or idle for another reason, calls out.
 const WATCHDOG_PERIOD: Duration = Duration::from_secs(1);
@@ -244,11 +244,19 @@ impl Machine {
             boot: member.id().boot,
             suspect: member.state() == State::Suspect,
         });
-        let mut seen: Vec<Seen> = seen.collect();
-        seen.extend(self.disbelieved(&seen, now));
         let before = self.members.counts();
-        let changes =
-            self.members.observe(seen, |node, boot| self.farewells.has_left(node, boot), now.wall_ms);
+        let farewells = &self.farewells;
+        let mut is_doubtful = self.hearsay.look(&self.health, now.instant);
+        let absence = move |member: &Member| {
+            if farewells.has_left(&member.node_id, member.boot) {
+                Absence::Left
+            } else if is_doubtful(member) {
+                Absence::Doubtful
+            } else {
+                Absence::Dead
+            }
+        };
+        let changes = self.members.observe(seen, absence, now.wall_ms);
         let changed = !changes.is_empty() || before != self.members.counts();
         self.events.extend(changes.into_iter().map(|(change, member)| GossipEvent::Member(change, member)));
         self.watch_for_own_name();

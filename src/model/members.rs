@@ -61,6 +61,17 @@ pub struct Seen {
     pub suspect: bool,
 }
 
+/// What became of a member that is no longer active.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// It said goodbye.
+    Left,
+    /// It is dead.
+    Dead,
+    /// It counts as it did before: that it is dead is not believed yet.
+    Doubtful,
+}
+
 /// What happened to a member between two sightings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -139,12 +150,12 @@ impl Members {
 
     /// Takes the present sighting of all active peers and says what changed since the last one.
     ///
-    /// `has_left` tells whether a process that is no longer active said goodbye. Of two identities with one node id the
-    /// older process counts, so that every node shows the same one.
+    /// `absence` tells what became of one that is no longer active. Of two identities with one node id the older process
+    /// counts, so that every node shows the same one.
     pub fn observe(
         &mut self,
         active: impl IntoIterator<Item = Seen>,
-        has_left: impl Fn(&NodeId, u64) -> bool,
+        absence: impl FnMut(&Member) -> Absence,
         now_ms: u64,
     ) -> Vec<(Change, Member)> {
         let mut seen: BTreeMap<NodeId, Seen> = BTreeMap::new();
@@ -159,7 +170,7 @@ impl Members {
             }
         }
         let mut changes = Vec::new();
-        self.bury_missing(&seen, has_left, now_ms, &mut changes);
+        self.bury_missing(&seen, absence, now_ms, &mut changes);
         for one in seen.into_values() {
             self.meet(one, now_ms, &mut changes);
         }
@@ -169,7 +180,7 @@ impl Members {
     fn bury_missing(
         &mut self,
         seen: &BTreeMap<NodeId, Seen>,
-        has_left: impl Fn(&NodeId, u64) -> bool,
+        mut absence: impl FnMut(&Member) -> Absence,
         now_ms: u64,
         changes: &mut Vec<(Change, Member)>,
     ) {
@@ -178,9 +189,13 @@ impl Members {
             if node_id == me || seen.contains_key(node_id) {
                 return true;
             }
-            if has_left(node_id, member.boot) {
-                changes.push((Change::Left, member.clone()));
-                return false;
+            match absence(member) {
+                Absence::Left => {
+                    changes.push((Change::Left, member.clone()));
+                    return false;
+                }
+                Absence::Doubtful => return true,
+                Absence::Dead => {}
             }
             if member.status != Status::Unhealthy {
                 member.status = Status::Unhealthy;
@@ -255,7 +270,7 @@ mod tests {
     #[test]
     fn a_member_comes_is_suspected_recovers_dies_and_returns() {
         let mut view = view();
-        let mut step = |active: Vec<Seen>, now| kinds(view.observe(active, |_, _| false, now));
+        let mut step = |active: Vec<Seen>, now| kinds(view.observe(active, |_| Absence::Dead, now));
         assert_eq!(step(vec![seen("a", 2, 5, false)], 1), [(Change::Up, "a".into())]);
         assert_eq!(step(vec![seen("a", 2, 5, false)], 2), []);
         assert_eq!(step(vec![seen("a", 2, 5, true)], 3), [(Change::Suspected, "a".into())]);
@@ -268,30 +283,39 @@ mod tests {
     #[test]
     fn a_dead_member_stays_visible_for_ten_minutes() {
         let mut view = view();
-        view.observe([seen("a", 2, 5, false)], |_, _| false, 0);
-        view.observe([], |_, _| false, 1000);
+        view.observe([seen("a", 2, 5, false)], |_| Absence::Dead, 0);
+        view.observe([], |_| Absence::Dead, 1000);
         assert_eq!(view.counts().unhealthy, 1);
-        view.observe([], |_, _| false, 1000 + Members::DEAD_VISIBLE_MS - 1);
+        view.observe([], |_| Absence::Dead, 1000 + Members::DEAD_VISIBLE_MS - 1);
         assert_eq!(view.counts().unhealthy, 1);
-        view.observe([], |_, _| false, 1000 + Members::DEAD_VISIBLE_MS);
+        view.observe([], |_| Absence::Dead, 1000 + Members::DEAD_VISIBLE_MS);
         assert_eq!(view.counts().total(), 1);
     }
 
     #[test]
     fn a_goodbye_removes_the_process_that_said_it_and_no_later_one() {
         let mut view = view();
-        view.observe([seen("a", 2, 5, false)], |_, _| false, 0);
-        let left = |node: &NodeId, boot| node.as_str() == "a" && boot == 5;
+        view.observe([seen("a", 2, 5, false)], |_| Absence::Dead, 0);
+        let left = |member: &Member| if member.boot == 5 { Absence::Left } else { Absence::Dead };
         assert_eq!(kinds(view.observe([], left, 1)), [(Change::Left, "a".into())]);
         view.observe([seen("a", 2, 6, false)], left, 2);
         assert_eq!(kinds(view.observe([], left, 3)), [(Change::Down, "a".into())]);
     }
 
     #[test]
+    fn one_whose_death_is_doubtful_counts_as_it_did() {
+        let mut view = view();
+        view.observe([seen("a", 2, 5, false)], |_| Absence::Dead, 0);
+        assert_eq!(kinds(view.observe([], |_| Absence::Doubtful, 1)), []);
+        assert_eq!(view.get(&id("a")).map(|member| member.status), Some(Status::Healthy));
+        assert_eq!(kinds(view.observe([], |_| Absence::Dead, 2)), [(Change::Down, "a".into())]);
+    }
+
+    #[test]
     fn two_identities_of_one_node_show_as_the_older_process_in_any_order() {
         for order in [[7, 5], [5, 7]] {
             let mut view = view();
-            view.observe(order.map(|boot| seen("a", boot as u16, boot, false)), |_, _| false, 0);
+            view.observe(order.map(|boot| seen("a", boot as u16, boot, false)), |_| Absence::Dead, 0);
             assert_eq!(view.get(&id("a")).unwrap().boot, 5);
         }
     }

@@ -23,7 +23,7 @@ pub use entry::{Entry, Record, Tombstone};
 pub use fence::{Fence, Promises};
 pub use key::{Key, KeyError, NodeId, NodeIdError, Slot, SlotError};
 pub use ledger::Ledger;
-pub use members::{Change, Counts, Member, Members, Seen, Status};
+pub use members::{Absence, Change, Counts, Member, Members, Seen, Status};
 pub use recent::Recent;
 pub use ring::{Fingerprint, FingerprintError, Ring};
 pub use slots::SlotSet;

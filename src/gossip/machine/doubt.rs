@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::super::{GossipEvent, Identity, codec};
 use super::{Machine, Now};
-use crate::model::{Member, NodeId, Seen, Status};
+use crate::model::{Member, NodeId, Status};
 
 /// How many others are asked for a sign when a ping is not answered.
 const ASKED: usize = 3;
@@ -106,37 +106,23 @@ impl Health {
 pub(super) struct Hearsay(BTreeMap<NodeId, Instant>);
 
 impl Hearsay {
-    /// Those of the missing whose death is not believed.
-    fn disbelieve<'a>(&mut self, missing: impl Iterator<Item = &'a Member>, now: Instant) -> Vec<&'a Member> {
+    /// For one look at the members: whether the death of one that is missing is not believed yet. Forgets who is not missing.
+    pub(super) fn look(&mut self, health: &Health, now: Instant) -> impl FnMut(&Member) -> bool {
         let told = std::mem::take(&mut self.0);
-        let since = |member: &Member| told.get(&member.node_id).copied().unwrap_or(now);
-        let disbelieved: Vec<_> = missing.filter(|member| now < since(member) + DISBELIEVED).collect();
-        self.0 = disbelieved.iter().map(|member| (member.node_id.clone(), since(member))).collect();
-        disbelieved
+        move |member| {
+            let at = told.get(&member.node_id).copied().unwrap_or(now);
+            let is_doubtful = member.status == Status::Healthy
+                && now < at + DISBELIEVED
+                && health.witness.vouches_for(member.address);
+            if is_doubtful {
+                self.0.insert(member.node_id.clone(), at);
+            }
+            is_doubtful
+        }
     }
 }
 
 impl Machine {
-    /// The members that foca no longer counts as alive and this node still does: nobody suspected them, they have not said
-    /// goodbye, and they are vouched for.
-    pub(super) fn disbelieved(&mut self, seen: &[Seen], now: Now) -> Vec<Seen> {
-        let is_doubtful = |member: &&Member| {
-            member.status == Status::Healthy
-                && member.node_id != *self.members.me()
-                && !seen.iter().any(|one| one.node_id == member.node_id)
-                && !self.farewells.has_left(&member.node_id, member.boot)
-                && self.health.witness.vouches_for(member.address)
-        };
-        let disbelieved = self.hearsay.disbelieve(self.members.iter().filter(is_doubtful), now.instant);
-        let as_seen = |member: &Member| Seen {
-            node_id: member.node_id.clone(),
-            address: member.address,
-            boot: member.boot,
-            suspect: false,
-        };
-        disbelieved.into_iter().map(as_seen).collect()
-    }
-
     /// A probe is over. If nobody has answered since its ping and the target is vouched for, the probe says nothing; foca can
     /// only be told so by an answer.
     pub(super) fn conclude_probe(&mut self, now: Now) {
