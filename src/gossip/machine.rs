@@ -7,6 +7,7 @@
 mod doubt;
 mod entrance;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -27,6 +28,9 @@ use super::timers::Timers;
 use super::{GossipConfig, GossipEvent};
 use crate::model::{Absence, Member, Members, NodeId, Seen};
 
+/// How much too early a timer may run when the process is awake anyway: timers of equal periods would drift apart, and each wake
+/// it by itself.
+const EARLY: Duration = Duration::from_millis(5);
 /// How often a node that is alone, or idle for another reason, calls out.
 const WATCHDOG_PERIOD: Duration = Duration::from_secs(1);
 /// How many addresses one call goes to, seeds and former peers each.
@@ -56,6 +60,8 @@ pub(super) struct Machine {
     hearsay: Hearsay,
     suspect_to_down_after: Duration,
     members: Members,
+    /// What of foca's active members the view was last made from.
+    sighting: Option<u64>,
     seeds: Vec<SocketAddr>,
     watchdog_at: Instant,
     /// Whether foca probes and gossips.
@@ -95,6 +101,7 @@ impl Machine {
             health: Health::new(witness),
             hearsay: Hearsay::default(),
             suspect_to_down_after: config.detection.foca_config().suspect_to_down_after,
+            sighting: None,
             seeds: Vec::new(),
             watchdog_at: now.instant + WATCHDOG_PERIOD,
             is_active: false,
@@ -134,7 +141,7 @@ impl Machine {
     }
 
     pub(super) fn run_timers(&mut self, now: Now) {
-        while let Some(timer) = self.timers.pop_due(now.instant) {
+        while let Some(timer) = self.timers.pop_due(now.instant + EARLY) {
             if self.has_left || self.is_refuted(&timer) {
                 continue;
             }
@@ -235,7 +242,11 @@ impl Machine {
 
     /// Brings the view up to date; true if it changed.
     pub(super) fn refresh(&mut self, now: Now) -> bool {
-        if self.has_left {
+        let sighting = self.sighting();
+        let is_as_before = self.sighting.replace(sighting) == Some(sighting);
+        // What becomes of a missing one depends on more than foca.
+        let nobody_is_missing = self.members.counts().unhealthy == 0 && self.hearsay.is_empty();
+        if self.has_left || is_as_before && nobody_is_missing {
             return false;
         }
         let seen = self.foca.iter_members().map(|member| Seen {
@@ -261,6 +272,16 @@ impl Machine {
         self.events.extend(changes.into_iter().map(|(change, member)| GossipEvent::Member(change, member)));
         self.watch_for_own_name();
         changed
+    }
+
+    /// A hash of what the view shows of the active members, in any order.
+    fn sighting(&self) -> u64 {
+        let one = |member: &foca::Member<Identity>| {
+            let mut hasher = DefaultHasher::new();
+            (member.id().boot, member.id().address, member.state() == State::Suspect).hash(&mut hasher);
+            hasher.finish()
+        };
+        self.foca.iter_members().map(one).fold(0, u64::wrapping_add)
     }
 
     fn watch_for_own_name(&mut self) {

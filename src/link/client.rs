@@ -18,6 +18,7 @@ use super::message::{Reply, Request};
 use super::party::Called;
 use super::relay::Detours;
 use super::{BULK_BYTES, LATENESS, Lane, LinkConfig, LinkError, SILENCE};
+use crate::model::NodeId;
 use crate::net::spawn;
 use crate::telemetry::Metrics;
 
@@ -41,36 +42,44 @@ impl Pool {
     ///
     /// # Errors
     /// See [`LinkError`]: each says whether the request may have been done.
-    pub async fn call<'a>(
+    pub fn call<'a>(
         &self,
         called: impl Into<Called<'a>>,
         request: &Request,
         values: &[Bytes],
         deadline: Instant,
-    ) -> Result<Replied, LinkError> {
+    ) -> impl Future<Output = Result<Replied, LinkError>> + Send {
         let called = called.into();
         let detour = self.detours.load().get(&called.address).filter(|_| called.node_id.is_some()).cloned();
-        match detour {
-            Some(relay) => {
-                // Boxed, because it calls directly in turn, and hardly ever happens.
-                Box::pin(self.call_through(&relay, called, request, values, deadline)).await
-            }
-            None => self.call_directly(called, request, values, deadline).await,
-        }
+        self.call_by(detour, called, request, values, deadline)
     }
 
     /// The same without a detour.
     ///
     /// # Errors
     /// See [`LinkError`].
-    pub async fn call_directly<'a>(
+    pub fn call_directly<'a>(
         &self,
         called: impl Into<Called<'a>>,
         request: &Request,
         values: &[Bytes],
         deadline: Instant,
+    ) -> impl Future<Output = Result<Replied, LinkError>> + Send {
+        self.call_by(None, called.into(), request, values, deadline)
+    }
+
+    async fn call_by(
+        &self,
+        detour: Option<(NodeId, SocketAddr)>,
+        called: Called<'_>,
+        request: &Request,
+        values: &[Bytes],
+        deadline: Instant,
     ) -> Result<Replied, LinkError> {
-        let called = called.into();
+        if let Some(relay) = detour {
+            // Boxed, because it calls directly in turn, and hardly ever happens.
+            return Box::pin(self.call_through(&relay, called, request, values, deadline)).await;
+        }
         let peer = self.peer(called.address);
         let long = values.iter().map(Bytes::len).sum::<usize>() > BULK_BYTES;
         if !long && !is_bulk(request) {

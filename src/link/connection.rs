@@ -253,9 +253,16 @@ impl Connection {
         }
     }
 
-    /// Goes round the scheduler for as long as that brings more requests, so that those of this moment leave in one write.
+    /// Goes round the scheduler for as long as that brings more requests, so that those of this moment leave in one write. With
+    /// nobody waiting for a reply there is nothing to gather: what is told comes alone.
     async fn gather(&self) {
-        let mut gathered = 0;
+        let mut gathered = {
+            let queue = self.queue.lock();
+            if queue.outstanding.is_empty() {
+                return;
+            }
+            queue.out.len()
+        };
         for _ in 0..GATHER_ROUNDS_MAX {
             tokio::task::yield_now().await;
             let bytes = self.queue.lock().out.len();

@@ -135,6 +135,12 @@ impl Ledger {
         }
     }
 
+    /// Whether this process of a member has asked before. If not, its first question makes slots dirty.
+    pub fn knows(&self, member: &NodeId, boot: u64) -> bool {
+        let is_same = |lease: &Lease| lease.boot == boot || cfg!(feature = "fault-restart-is-renewal");
+        self.leases.get(member).is_some_and(is_same)
+    }
+
     /// Answers what a member, the process `boot`, asked at `asked_us` by its own clock, going by the table `theirs`: the
     /// slots that are dirty for it. None, and no lease is granted, while the tables differ or a lease under another table has
     /// not run out. A process that is new has nothing in memory: all it owns is dirty. A stale question changes nothing.
@@ -149,8 +155,7 @@ impl Ledger {
         if self.leases.get(member).is_some_and(|lease| lease.is_stale(boot, asked_us)) {
             return None;
         }
-        let is_same = |lease: &Lease| lease.boot == boot || cfg!(feature = "fault-restart-is-renewal");
-        if !self.leases.get(member).is_some_and(is_same) {
+        if !self.knows(member, boot) {
             let is_over = |lease: &Lease| lease.last.is_none_or(|(_, at)| now_ms > at + Ledger::LEASE_MS);
             self.leases.retain(|other, lease| ring.members().binary_search(other).is_ok() || !is_over(lease));
             let owned = Slot::all().filter(|slot| ring.owns(member, *slot)).collect();
@@ -179,7 +184,7 @@ impl Ledger {
     pub fn is_bound_elsewhere(&self, asker: Option<&NodeId>, ring: Fingerprint, now_ms: u64) -> bool {
         self.leases.iter().any(|(member, lease)| {
             let binds = |(under, at): (Fingerprint, u64)| under != ring && now_ms <= at + Ledger::LEASE_MS;
-            Some(member) != asker && lease.last.is_some_and(binds)
+            lease.last.is_some_and(binds) && Some(member) != asker
         })
     }
 

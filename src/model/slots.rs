@@ -6,9 +6,15 @@ use super::key::Slot;
 
 const WORDS: usize = Slot::COUNT as usize / 64;
 
+type Words = [u64; WORDS];
+
+static NO_WORDS: Words = [0; WORDS];
+
 /// Some of the slots.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SlotSet(Box<[u64; WORDS]>);
+///
+/// In a cluster at rest nearly all sets are empty, and many are made, sent and compared: such a set takes no memory.
+#[derive(Clone)]
+pub struct SlotSet(Option<Box<Words>>);
 
 impl SlotSet {
     /// Bytes that a set takes on the wire, unless it is empty, when it takes none.
@@ -16,43 +22,57 @@ impl SlotSet {
 
     /// No slot.
     pub fn empty() -> SlotSet {
-        SlotSet(Box::new([0; WORDS]))
+        SlotSet(None)
     }
 
     /// Every slot.
     pub fn full() -> SlotSet {
-        SlotSet(Box::new([u64::MAX; WORDS]))
+        SlotSet(Some(Box::new([u64::MAX; WORDS])))
+    }
+
+    fn as_words(&self) -> &Words {
+        self.0.as_deref().unwrap_or(&NO_WORDS)
+    }
+
+    fn as_words_mut(&mut self) -> &mut Words {
+        self.0.get_or_insert_with(|| Box::new(NO_WORDS))
     }
 
     /// Adds a slot; true if it was not there.
     pub fn insert(&mut self, slot: Slot) -> bool {
         let (word, bit) = place(slot);
-        let was = self.0[word] & bit != 0;
-        self.0[word] |= bit;
+        let word = &mut self.as_words_mut()[word];
+        let was = *word & bit != 0;
+        *word |= bit;
         !was
     }
 
     /// Whether a slot is there.
     pub fn contains(&self, slot: Slot) -> bool {
         let (word, bit) = place(slot);
-        self.0[word] & bit != 0
+        self.as_words()[word] & bit != 0
     }
 
     /// Adds all of another set.
     pub fn add(&mut self, other: &SlotSet) {
-        self.0.iter_mut().zip(other.0.iter()).for_each(|(word, more)| *word |= more);
+        if let Some(more) = &other.0 {
+            self.as_words_mut().iter_mut().zip(more.iter()).for_each(|(word, more)| *word |= more);
+        }
     }
 
     /// Takes out all of another set.
     pub fn subtract(&mut self, other: &SlotSet) {
-        self.0.iter_mut().zip(other.0.iter()).for_each(|(word, less)| *word &= !less);
+        if let (Some(words), Some(less)) = (&mut self.0, &other.0) {
+            words.iter_mut().zip(less.iter()).for_each(|(word, less)| *word &= !less);
+        }
     }
 
     /// What is in both sets.
     pub fn intersection(&self, other: &SlotSet) -> SlotSet {
-        let mut both = self.clone();
-        both.0.iter_mut().zip(other.0.iter()).for_each(|(word, other)| *word &= other);
-        both
+        let (Some(words), Some(other)) = (&self.0, &other.0) else { return SlotSet::empty() };
+        let mut both = words.clone();
+        both.iter_mut().zip(other.iter()).for_each(|(word, other)| *word &= other);
+        SlotSet(Some(both))
     }
 
     /// Keeps the slots that `wanted` says.
@@ -60,18 +80,18 @@ impl SlotSet {
         let dropped: Vec<Slot> = self.iter().filter(|slot| !wanted(*slot)).collect();
         for slot in dropped {
             let (word, bit) = place(slot);
-            self.0[word] &= !bit;
+            self.as_words_mut()[word] &= !bit;
         }
     }
 
     /// How many slots there are.
     pub fn len(&self) -> usize {
-        self.0.iter().map(|word| word.count_ones() as usize).sum()
+        self.words().map(|word| word.count_ones() as usize).sum()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.iter().all(|word| *word == 0)
+        self.0.as_ref().is_none_or(|words| **words == NO_WORDS)
     }
 
     /// The slots in order.
@@ -81,12 +101,12 @@ impl SlotSet {
 
     /// The set in words of 64 slots, the first slot in the lowest bit of the first.
     pub fn words(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
-        self.0.iter().copied()
+        self.as_words().iter().copied()
     }
 
     /// As it travels.
     pub fn to_bytes(&self) -> Vec<u8> {
-        if self.is_empty() { Vec::new() } else { self.0.iter().flat_map(|word| word.to_le_bytes()).collect() }
+        if self.is_empty() { Vec::new() } else { self.words().flat_map(u64::to_le_bytes).collect() }
     }
 
     /// What [`SlotSet::to_bytes`] has made; none of another length.
@@ -96,10 +116,21 @@ impl SlotSet {
         }
         let (words, rest) = bytes.as_chunks::<8>();
         let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
-        let words = <Box<[u64; WORDS]>>::try_from(words.into_boxed_slice()).ok()?;
-        rest.is_empty().then_some(SlotSet(words))
+        let words = <Box<Words>>::try_from(words.into_boxed_slice()).ok()?;
+        rest.is_empty().then_some(SlotSet(Some(words)))
     }
 }
+
+impl PartialEq for SlotSet {
+    fn eq(&self, other: &SlotSet) -> bool {
+        match (&self.0, &other.0) {
+            (None, None) => true,
+            _ => self.as_words() == other.as_words(),
+        }
+    }
+}
+
+impl Eq for SlotSet {}
 
 impl FromIterator<Slot> for SlotSet {
     fn from_iter<I: IntoIterator<Item = Slot>>(slots: I) -> SlotSet {
@@ -160,6 +191,9 @@ mod tests {
             prop_assert_eq!(numbers(&set(&a).intersection(&set(&b))), &a & &b);
             prop_assert_eq!(sum.len(), (&a | &b).len());
             prop_assert_eq!(SlotSet::from_bytes(&sum.to_bytes()), Some(sum.clone()));
+            let mut none = set(&a);
+            none.subtract(&set(&a));
+            prop_assert!(none.is_empty() && none == SlotSet::empty() && none.iter().next().is_none());
             sum.retain(|slot| b.contains(&u16::from(slot)));
             prop_assert_eq!(numbers(&sum), b);
         }

@@ -9,13 +9,22 @@ use crate::model::{Condition, Current, Entry, Recent, Record, Tombstone, Version
 
 /// A write that was done in this node's store.
 pub(super) struct Applied {
-    pub(super) record: Record,
+    pub(super) version: Version,
     /// The version of what was there before.
     pub(super) on: Option<Version>,
+    /// By this node's wall clock.
+    at_ms: u64,
+}
+
+impl Applied {
+    /// What the store holds now, as it is to be copied.
+    pub(super) fn record(&self, operation: &Operation) -> Record {
+        operation.record(self.version, self.at_ms)
+    }
 }
 
 impl Node {
-    /// Does an operation on this node's own store at `at_ms`, whoever owns the key; a write also as it is to be copied.
+    /// Does an operation on this node's own store at `at_ms`, whoever owns the key; of a write also what came of it.
     pub(super) fn apply(
         &self,
         operation: &Operation,
@@ -27,7 +36,7 @@ impl Node {
             Operation::Get(key) => return Ok((self.lookup(key), None)),
             Operation::Put(key, _, condition) | Operation::Delete(key, condition) => (key, condition),
         };
-        let mut record = operation.record(unstamped, now_ms);
+        let record = operation.record(unstamped, now_ms);
         let mut on = None;
         // The version is noted under the store's lock: a task that reads it from the store finds the note, too.
         let stamp = |current: Option<Current>| {
@@ -41,14 +50,13 @@ impl Node {
             self.0.recent.note_given(key, version, is_plain, at_ms);
             Ok(version)
         };
-        let written = self.0.store.write(key, record.clone(), now_ms, stamp)??;
+        let written = self.0.store.write(key, record, now_ms, stamp)??;
         self.count_evicted(written.evicted);
-        record.set_version(written.version);
         let outcome = match operation {
             Operation::Delete(..) => Outcome::Deleted { found: written.replaced, degraded: false },
             _ => Outcome::Stored { version: written.version, degraded: false },
         };
-        Ok((outcome, Some(Applied { record, on })))
+        Ok((outcome, Some(Applied { version: written.version, on, at_ms: now_ms })))
     }
 
     /// The same, with the refusals of an owner.

@@ -110,12 +110,16 @@ async fn call(node: &Node, placement: &Placement, member: (&NodeId, SocketAddr))
     let (reply, slots) = node.0.links.call(member, &request, &slots, deadline).await?;
     let Reply::Leased(reply) = reply else { return Ok(false) };
     let LeaseReply { sender, mut answer, question: back } = *reply;
-    if let Some(back) = back.filter(|_| sender.node_id == *member.0) {
+    if sender.node_id != *member.0 {
+        return Ok(false);
+    }
+    node.see_sender(&sender);
+    if let Some(back) = back {
         node.answer_at_next_call(&sender, back);
     }
     // Whatever the member says it answers.
     answer.asked_us = question.asked_us;
-    Ok(sender.node_id == *member.0 && node.hear_answer(placement, &sender, &answer, &slots))
+    Ok(node.hear_answer(placement, &sender, &answer, &slots))
 }
 
 /// Whose turn it is to be asked.

@@ -126,9 +126,9 @@ impl Node {
         }
         let (mut outcome, applied) = self.apply_as_owner(operation, self.uptime_ms())?;
         let Some(applied) = applied else { return Ok(outcome) };
-        self.0.recent.note(mark, applied.record.version(), self.uptime_ms());
+        self.0.recent.note(mark, applied.version, self.uptime_ms());
         let judged = Judged { at_ms: self.uptime_ms(), on: applied.on, is_fenced: true, is_doubtful: false };
-        let mut written = [Written::new(0, key.clone(), applied.record, mark, Some(judged))];
+        let mut written = [Written::new(0, key.clone(), applied.record(operation), mark, Some(judged))];
         if let Some((_, refusal)) = self.replicate(&mut written, deadline).await.pop() {
             return Err(refusal);
         }

@@ -74,9 +74,9 @@ impl Node {
     }
 
     /// Whether the asker of a write has given it up.
-    pub(super) fn is_late(&self, claim: Claim) -> bool {
+    pub(super) fn is_late(&self, claim: Claim, now_ms: u64) -> bool {
         let Some(sent_at_ms) = claim.sent_at_ms else { return false };
-        let old_ms = self.uptime_ms().saturating_sub(sent_at_ms);
+        let old_ms = now_ms.saturating_sub(sent_at_ms);
         let has_slept = || self.woke_ms() > sent_at_ms;
         old_ms > LATE.as_millis() as u64 || old_ms > SILENCE.as_millis() as u64 && has_slept()
     }

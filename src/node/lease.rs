@@ -20,7 +20,7 @@ use super::placement::{EXCUSED_AFTER, Placement};
 use super::{Contact, Node};
 use crate::gossip::Witness;
 use crate::link::{Admission, LeaseAnswer, LeaseQuestion, LeaseReply, Pool, Reply, Request, SILENCE, Sender};
-use crate::model::{Ledger, NodeId, Slot, SlotSet};
+use crate::model::{Ledger, NodeId, Slot, SlotSet, Status};
 
 /// A process that did not run for this long may have been taken for gone by those that asked it something.
 const ASLEEP: Duration = SILENCE;
@@ -104,7 +104,7 @@ pub(super) async fn keep_pulse(node: Node) {
         if !node.is_current(&node.0.placement.load(), node.uptime_ms()) {
             start_over(&node);
         }
-        sleep(ASLEEP / 4).await;
+        sleep(ASLEEP / 2).await;
     }
 }
 
@@ -178,12 +178,16 @@ impl Node {
 
     fn see_asker(&self, asker: &Sender, question: LeaseQuestion) {
         self.0.clocks.see(&asker.node_id, asker.boot, question.asked_us, Instant::now());
-        self.see_clock(asker.clock);
-        self.0.reach.hear(&asker.node_id, &asker.unreached, self.uptime_ms());
         // It is alive, whatever was noticed of the process before it.
         if let Some(address) = self.0.placement.load().addresses.get(&asker.node_id) {
             self.0.links.forgive(*address);
         }
+    }
+
+    /// Takes what each frame of the lease exchange says of its sender.
+    pub(super) fn see_sender(&self, sender: &Sender) {
+        self.see_clock(sender.clock);
+        self.0.reach.hear(&sender.node_id, &sender.unreached, self.uptime_ms());
     }
 
     fn sender(&self) -> Sender {
@@ -202,7 +206,9 @@ impl Node {
         Waiting { boot, question, since_us }: Waiting,
     ) -> (LeaseAnswer, Vec<Bytes>) {
         // Under the lock that changes of the table take, so that table and dirty slots belong together.
-        let (ring, dirty) = self.update_ledger(|ledger| {
+        let mut ledger = self.0.ledger.lock();
+        let is_known = ledger.knows(member, boot);
+        let (ring, dirty) = {
             let placement = self.0.placement.load();
             let (ring, asked) = (&placement.ring, (boot, question.asked_us));
             let now_ms = self.uptime_ms();
@@ -211,12 +217,16 @@ impl Node {
                 self.0.fences.add_promised_to_others(dirty, member, now_ms);
             }
             (ring.fingerprint(), dirty)
-        });
+        };
+        if !is_known {
+            self.publish_ledger(&ledger);
+        }
+        drop(ledger);
         if !*self.0.clean.borrow() {
             self.0.owing.notify_one();
         }
         let waited_us = self.uptime_us().saturating_sub(since_us);
-        let is_member = self.members().live().any(|known| known.node_id == *member);
+        let is_member = self.members().get(member).is_some_and(|known| known.status != Status::Unhealthy);
         let asked_us = question.asked_us;
         let (granted, is_back) = (dirty.is_some(), question.is_back);
         let answer = LeaseAnswer { boot, asked_us, waited_us, ring, granted, is_back, is_member };
@@ -250,8 +260,6 @@ impl Node {
         answer: &LeaseAnswer,
         slots: &[u8],
     ) -> bool {
-        self.see_clock(sender.clock);
-        self.0.reach.hear(&sender.node_id, &sender.unreached, self.uptime_ms());
         self.0.reach.hear_membership(&sender.node_id, answer.is_member, self.uptime_ms());
         let round_trip_us = self.uptime_us().saturating_sub(answer.asked_us).saturating_sub(answer.waited_us);
         let contact = Contact {
@@ -286,7 +294,11 @@ impl Node {
 
     /// Whether this node may answer for the slot out of its own memory.
     pub(super) fn has_authority(&self, placement: &Placement, slot: Slot) -> bool {
-        let now_ms = self.uptime_ms();
+        self.had_authority(placement, slot, self.uptime_ms())
+    }
+
+    /// The same for a moment just past. To stop this process after that moment is to stop it after the answer.
+    pub(super) fn had_authority(&self, placement: &Placement, slot: Slot, now_ms: u64) -> bool {
         self.is_current(placement, now_ms)
             && placement.has_authority(slot, now_ms)
             && !self.0.fences.is_given_away(slot, &self.0.id, now_ms)

@@ -314,8 +314,8 @@ impl Node {
             let found = removed && matches!(held, Some(Record::Entry(_)));
             return Ok(Outcome::Deleted { found, degraded: false });
         }
-        let (outcome, record) = self.apply(operation, self.uptime_ms())?;
-        if record.is_some() && !self.0.placement.load().owns(operation.key().slot()) {
+        let (outcome, applied) = self.apply(operation, self.uptime_ms())?;
+        if applied.is_some() && !self.0.placement.load().owns(operation.key().slot()) {
             self.pass_on(operation.key().slot());
         }
         Ok(outcome.for_clients())

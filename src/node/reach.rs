@@ -91,14 +91,14 @@ impl Reach {
     /// Takes note of what a member cannot reach.
     pub(super) fn hear(&self, member: &NodeId, unreached: &[Unreached], now_ms: u64) {
         let mut all = self.said.lock();
-        if !all.contains_key(member) {
-            all.insert(member.clone(), Said::default());
-        }
-        if let Some(said) = all.get_mut(member) {
-            said.at_ms = now_ms;
-            if said.unreached != unreached {
-                said.unreached = unreached.to_vec();
-            }
+        // Looked up by reference first: there is an entry but for the first time.
+        let said = match all.get_mut(member) {
+            Some(said) => said,
+            None => all.entry(member.clone()).or_default(),
+        };
+        said.at_ms = now_ms;
+        if said.unreached != unreached {
+            said.unreached = unreached.to_vec();
         }
     }
 
@@ -128,14 +128,18 @@ impl Reach {
     }
 
     /// Whether more than half of these members, the others, have said for a while that this node is none.
-    fn is_denied(&self, others: &BTreeSet<NodeId>, now_ms: u64) -> bool {
+    fn is_denied<'a>(&self, others: impl Iterator<Item = &'a NodeId>, now_ms: u64) -> bool {
         let said = self.said.lock();
         let denies = |said: &Said| {
             let since_ms = said.denied_since_ms.filter(|_| said.holds(now_ms));
             since_ms.is_some_and(|since_ms| now_ms >= since_ms + DENIED_AFTER.as_millis() as u64)
         };
-        let denying = others.iter().filter(|member| said.get(*member).is_some_and(denies)).count();
-        2 * denying > others.len()
+        let (mut all, mut denying) = (0, 0);
+        for member in others {
+            all += 1;
+            denying += usize::from(said.get(member).is_some_and(denies));
+        }
+        2 * denying > all
     }
 
     /// Forgets what nodes said that are no members, once it no longer holds: their names would fill the memory.
@@ -184,7 +188,7 @@ impl Reach {
     }
 
     /// A member through which another can be reached.
-    fn relay(&self, to: &NodeId, reached: &BTreeSet<NodeId>, now_ms: u64) -> Option<NodeId> {
+    fn relay(&self, to: &NodeId, reached: &[&NodeId], now_ms: u64) -> Option<NodeId> {
         let said = self.said.lock();
         let reaches = |member: &&NodeId| {
             said.get(*member).is_some_and(|said| {
@@ -193,7 +197,7 @@ impl Reach {
         };
         let score =
             |member: &&NodeId| mix::hash(mix::hash(0, to.as_str().as_bytes()), member.as_str().as_bytes());
-        reached.iter().filter(|member| *member != to).filter(reaches).max_by_key(score).cloned()
+        reached.iter().copied().filter(|member| *member != to).filter(reaches).max_by_key(score).cloned()
     }
 }
 
@@ -251,7 +255,7 @@ impl Node {
         let (now_ms, view) = (self.uptime_ms(), self.members());
         // What a process does not hear while it does not run says nothing.
         let awake_for = Duration::from_millis(now_ms.saturating_sub(self.woke_ms()));
-        let (mut reached, mut unreached, mut missing) = (BTreeSet::new(), Vec::new(), Vec::new());
+        let (mut reached, mut unreached, mut missing) = (Vec::new(), Vec::new(), Vec::new());
         let mut paths = self.0.reach.paths.lock();
         paths.retain(|member, _| placement.addresses.contains_key(member));
         self.0.reach.forget_strangers(placement, now_ms);
@@ -260,12 +264,15 @@ impl Node {
             // Nobody accuses a member that has left, and gossip decides about a suspect. Both may still need a detour.
             let may_accuse = known.is_some_and(|known| known.status == Status::Healthy);
             let silent_for = self.0.links.silent_for(address).min(awake_for);
-            let path = paths.entry(member.clone()).or_default();
+            let path = match paths.get_mut(member) {
+                Some(path) => path,
+                None => paths.entry(member.clone()).or_default(),
+            };
             if path.look(known.map_or(path.boot, |known| known.boot), silent_for, may_accuse, now_ms) {
                 tell(self, member, address, path.is_accused);
             }
             if path.reached_since_ms.is_some() {
-                reached.insert(member.clone());
+                reached.push(member);
             } else {
                 missing.push((member.clone(), address));
                 if now_ms >= path.probed_ms + PROBE_PERIOD.as_millis() as u64 {
@@ -289,10 +296,12 @@ impl Node {
         });
         self.0.links.set_detours(detours.collect());
         let faults = self.0.reach.faults(self.id(), now_ms);
-        let mut members: BTreeSet<NodeId> = view.live().map(|member| member.node_id.clone()).collect();
-        let mut apart = if faults.is_empty() { BTreeSet::new() } else { set_apart(&members, &faults) };
-        members.remove(self.id());
-        if self.0.reach.is_denied(&members, now_ms) && apart.insert(self.id().clone()) {
+        let mut apart = BTreeSet::new();
+        if !faults.is_empty() {
+            apart = set_apart(&view.live().map(|member| member.node_id.clone()).collect(), &faults);
+        }
+        let others = view.peers().map(|member| &member.node_id);
+        if self.0.reach.is_denied(others, now_ms) && apart.insert(self.id().clone()) {
             let is_news = !self.0.reach.apart().contains(self.id());
             if is_news {
                 warn!(

@@ -10,7 +10,6 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep_until};
 
-use super::apply::Applied;
 use super::copies::Copied;
 use super::owed::{Owed, targets};
 use super::placement::Placement;
@@ -64,7 +63,7 @@ impl Node {
         let mut results = Vec::with_capacity(operations.len());
         let (mut written, mut open) = (Vec::new(), Vec::new());
         for (index, operation) in operations.iter().enumerate() {
-            results.push(match self.begin(index, operation, claim) {
+            results.push(match self.begin(index, operation, claim, true) {
                 Ok(Some((outcome, one))) => {
                     written.extend(one);
                     Ok(outcome)
@@ -125,7 +124,7 @@ impl Node {
     /// Writes as the only owner.
     pub(super) fn write_alone(&self, operation: &Operation, claim: Claim) -> Result<Outcome, Refusal> {
         self.see_clock(claim.clock);
-        let Some((outcome, _)) = self.begin(0, operation, claim)? else {
+        let Some((outcome, _)) = self.begin(0, operation, claim, false)? else {
             return Err(Refusal::Undecided);
         };
         let slot = operation.key().slot();
@@ -139,16 +138,23 @@ impl Node {
 
     /// Reads as an owner.
     pub(super) fn read(&self, key: &Key, claim: Claim) -> Result<Outcome, Refusal> {
-        self.check_entitled(key.slot(), claim)?;
+        self.check_entitled(key.slot(), claim, self.uptime_ms())?;
         Ok(self.lookup(key))
     }
 
-    fn begin(&self, index: usize, operation: &Operation, claim: Claim) -> Result<Begun, Refusal> {
+    /// Does one operation in this node's own store. What is written comes back only if it `is_copied`.
+    fn begin(
+        &self,
+        index: usize,
+        operation: &Operation,
+        claim: Claim,
+        is_copied: bool,
+    ) -> Result<Begun, Refusal> {
         let (slot, at_ms) = (operation.key().slot(), self.uptime_ms());
-        if operation.is_write() && self.is_late(claim) {
+        if operation.is_write() && self.is_late(claim, at_ms) {
             return Err(Refusal::NotSynced);
         }
-        let entitled = self.check_entitled(slot, claim)?;
+        let entitled = self.check_entitled(slot, claim, at_ms)?;
         if operation.is_conditional() && !cfg!(feature = "fault-decide-unfenced") {
             // All owners of a slot may have authority at a time, of which only the primary decides by it alone.
             let is_primary = self.0.placement.load().ring.primary(slot) == Some(&self.0.id);
@@ -169,20 +175,22 @@ impl Node {
         }
         let (outcome, applied) = self.apply_as_owner(operation, at_ms)?;
         if let Some(applied) = &applied {
-            self.0.recent.note(mark, applied.record.version(), at_ms);
+            self.0.recent.note(mark, applied.version, at_ms);
         }
-        let written = applied.map(|Applied { record, on }| {
+        let written = applied.filter(|_| is_copied).map(|applied| {
+            let on = applied.on;
             let judged = operation.is_conditional().then(|| {
                 // It may have gone between the look at it and the write: this process may have been stopped there.
                 let is_doubtful = !self.has_authority(&self.0.placement.load(), slot);
                 Judged { at_ms, on, is_fenced: false, is_doubtful }
             });
+            let record = applied.record(operation);
             Written::new(index, operation.key().clone(), record, mark, judged)
         });
         Ok(Some((outcome, written)))
     }
 
-    fn check_entitled(&self, slot: Slot, claim: Claim) -> Result<Entitled, Refusal> {
+    fn check_entitled(&self, slot: Slot, claim: Claim, now_ms: u64) -> Result<Entitled, Refusal> {
         let placement = self.0.placement.load();
         if !self.is_admitted() || !placement.owns(slot) {
             return Err(Refusal::NotOwner);
@@ -191,14 +199,13 @@ impl Node {
         if claim.ring != placement.ring.fingerprint() {
             return Err(Refusal::NotSynced);
         }
-        if self.has_authority(&placement, slot) {
+        if self.had_authority(&placement, slot, now_ms) {
             return Ok(Entitled::ByAuthority);
         }
-        let is_fresh = |settled: Settled| {
-            self.uptime_ms().saturating_sub(settled.at_ms) <= SETTLED_FOR.as_millis() as u64
-        };
+        let is_fresh =
+            |settled: Settled| now_ms.saturating_sub(settled.at_ms) <= SETTLED_FOR.as_millis() as u64;
         // What another owner decides behind its fence must not miss a write that is done here meanwhile.
-        let is_fenced_off = self.0.fences.is_given_away(slot, &self.0.id, self.uptime_ms());
+        let is_fenced_off = self.0.fences.is_given_away(slot, &self.0.id, now_ms);
         let is_settled =
             claim.settled.is_some_and(is_fresh) && !is_fenced_off && self.may_act_settled(&placement);
         if is_settled { Ok(Entitled::Settled) } else { Err(Refusal::NotSynced) }

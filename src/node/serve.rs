@@ -44,6 +44,7 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: In
             Err(refusal) => refused(refusal),
         },
         Request::Lease { sender, question, answer, at_once } => {
+            node.see_sender(&sender);
             if let Some(answer) = answer {
                 node.hear_told(&sender, &answer, &value);
             }

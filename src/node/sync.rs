@@ -94,13 +94,18 @@ impl Node {
     pub(super) fn update_ledger<T>(&self, change: impl FnOnce(&mut Ledger) -> T) -> T {
         let mut ledger = self.0.ledger.lock();
         let result = change(&mut ledger);
+        self.publish_ledger(&ledger);
+        result
+    }
+
+    /// Makes known what is dirty, before the lock is let go.
+    pub(super) fn publish_ledger(&self, ledger: &Ledger) {
         let is_clean = ledger.is_clean();
         let watched = ledger.watched();
         if !(watched.is_empty() && self.0.store.watches_nothing()) {
             self.0.store.watch(&watched);
         }
         self.0.clean.send_if_modified(|clean| std::mem::replace(clean, is_clean) != is_clean);
-        result
     }
 
     /// Notes what is owed, and has it paid; and there may be something of slots that others own.

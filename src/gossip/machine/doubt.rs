@@ -106,6 +106,10 @@ impl Health {
 pub(super) struct Hearsay(BTreeMap<NodeId, Instant>);
 
 impl Hearsay {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// For one look at the members: whether the death of one that is missing is not believed yet. Forgets who is not missing.
     pub(super) fn look(&mut self, health: &Health, now: Instant) -> impl FnMut(&Member) -> bool {
         let told = std::mem::take(&mut self.0);
