@@ -28,8 +28,8 @@ use super::timers::Timers;
 use super::{GossipConfig, GossipEvent};
 use crate::model::{Absence, Member, Members, NodeId, Seen};
 
-/// How much too early a timer may run when the process is awake anyway: timers of equal periods would drift apart, and each wake
-/// it by itself.
+/// A timer may run so much early if the process is awake anyway. Otherwise timers of equal periods drift apart, and each of them
+/// wakes the process.
 const EARLY: Duration = Duration::from_millis(5);
 /// How often a node that is alone, or idle for another reason, calls out.
 const WATCHDOG_PERIOD: Duration = Duration::from_secs(1);
@@ -60,7 +60,7 @@ pub(super) struct Machine {
     hearsay: Hearsay,
     suspect_to_down_after: Duration,
     members: Members,
-    /// What of foca's active members the view was last made from.
+    /// The hash of foca's active members that the view was last made from.
     sighting: Option<u64>,
     seeds: Vec<SocketAddr>,
     watchdog_at: Instant,
@@ -244,7 +244,7 @@ impl Machine {
     pub(super) fn refresh(&mut self, now: Now) -> bool {
         let sighting = self.sighting();
         let is_as_before = self.sighting.replace(sighting) == Some(sighting);
-        // What becomes of a missing one depends on more than foca.
+        // What becomes of a missing member depends on time and on farewells, which the hash does not cover.
         let nobody_is_missing = self.members.counts().unhealthy == 0 && self.hearsay.is_empty();
         if self.has_left || is_as_before && nobody_is_missing {
             return false;

@@ -297,7 +297,7 @@ impl Node {
         self.had_authority(placement, slot, self.uptime_ms())
     }
 
-    /// The same for a moment just past. To stop this process after that moment is to stop it after the answer.
+    /// The same for a moment just past. A stop of this process since then counts as a stop after the answer.
     pub(super) fn had_authority(&self, placement: &Placement, slot: Slot, now_ms: u64) -> bool {
         self.is_current(placement, now_ms)
             && placement.has_authority(slot, now_ms)

@@ -91,7 +91,7 @@ impl Reach {
     /// Takes note of what a member cannot reach.
     pub(super) fn hear(&self, member: &NodeId, unreached: &[Unreached], now_ms: u64) {
         let mut all = self.said.lock();
-        // Looked up by reference first: there is an entry but for the first time.
+        // The name is cloned only for a member that is new.
         let said = match all.get_mut(member) {
             Some(said) => said,
             None => all.entry(member.clone()).or_default(),
