@@ -51,9 +51,10 @@ test-net: ## Nodes in network namespaces under partial faults, as a table; needs
 # A seed that fails anyhow proves nothing, so that those of an unbroken node have to pass first.
 # Partial failures and aimed ones come from seed 10000 on.
 FAULTS := 0:no-tombstones 0:early-drop 0:no-versions 0:restart-is-renewal 0:hasty-bootstrap \
-  10000:no-wake 10000:decide-unfenced 10000:debts-stay 10000:refused-is-gone 10000:evict-without-mark
+  10000:no-wake 10000:decide-unfenced 10000:debts-stay 10000:refused-is-gone 10000:evict-without-mark \
+  10200:finish-unseen
 
-prove: simulate ## Break the node on purpose, in ten ways, and see that the simulation finds each
+prove: simulate ## Break the node on purpose, in eleven ways, and see that the simulation finds each
 	@for planted in $(FAULTS); do \
 	  first=$${planted%%:*}; fault=$${planted#*:}; \
 	  echo "fault-$$fault:"; \

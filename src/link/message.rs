@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::lease::{LeaseAnswer, LeaseQuestion, Sender};
-use crate::model::{Condition, Fingerprint, NodeId, Slot, Version};
+use crate::model::{Condition, Done, Fingerprint, NodeId, Slot, Version};
 
 /// One operation on one key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +122,12 @@ pub enum Refusal {
         "the condition cannot be decided now: the owner of the key reaches too few members of the cluster"
     )]
     Undecided,
+    /// The condition was decided before, by an owner that fell silent, and the decision may not stand: another owner may have
+    /// acted without it in view.
+    #[error(
+        "the write may have been done before its owner fell silent; its condition was decided, and others may have acted, too"
+    )]
+    DecidedBefore,
 }
 
 /// How far a node may answer for a slot, by the asker's table.
@@ -401,8 +407,8 @@ pub struct PeekReply {
     pub calling: Vec<NodeId>,
     /// The answering process's own time, in milliseconds.
     pub at_ms: u64,
-    /// The version under which the marked write has been done already.
-    pub done: Option<Version>,
+    /// What became of the marked write, if it has been done already.
+    pub done: Option<Done>,
 }
 
 /// The reply to a [`Request::Lease`].

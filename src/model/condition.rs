@@ -29,6 +29,12 @@ impl Condition {
             (Condition::Absent, Some(_)) | (Condition::Present | Condition::Versions(_), None) => false,
         }
     }
+
+    /// What was there when it held was of this version, or a newer one; none if it does not say.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Version> {
+        if let Condition::Versions(wanted) = self { wanted.iter().min().copied() } else { None }
+    }
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ pub use fence::{Fence, Promises};
 pub use key::{Key, KeyError, NodeId, NodeIdError, Slot, SlotError};
 pub use ledger::Ledger;
 pub use members::{Absence, Change, Counts, Member, Members, Seen, Status};
-pub use recent::Recent;
+pub use recent::{Done, Recent};
 pub use ring::{Fingerprint, FingerprintError, Ring};
 pub use slots::SlotSet;
 pub use store::{Current, Evicted, Lookup, Put, Store, StoreConfig, StoreError, Swept, Written};

@@ -5,7 +5,7 @@
 use super::replicate::Written;
 use super::{NewValue, Node, NodeError, Operation, Outcome};
 use crate::link::{Claim, Refusal};
-use crate::model::{Condition, Current, Entry, Recent, Record, Tombstone, Version};
+use crate::model::{Condition, Current, Done, Entry, Recent, Record, Tombstone, Version};
 
 /// A write that was done in this node's store.
 pub(super) struct Applied {
@@ -20,6 +20,11 @@ impl Applied {
     /// What the store holds now, as it is to be copied.
     pub(super) fn record(&self, operation: &Operation) -> Record {
         operation.record(self.version, self.at_ms)
+    }
+
+    /// As the node that wrote it knows it.
+    pub(super) fn done(&self) -> Done {
+        Done { version: self.version, on: self.on, is_clear: true }
     }
 }
 
@@ -93,7 +98,7 @@ impl Node {
     }
 
     /// Sees to a write that has been done under that version, here or elsewhere, but was not confirmed: it, or what is newer, has to
-    /// reach the other owners. None if it has to be done once more.
+    /// reach the other owners. None if it has to be done once more. Of a conditional write see [`Node::finish`].
     pub(super) fn apply_again(
         &self,
         index: usize,
@@ -104,10 +109,6 @@ impl Node {
         // What is known at the first try, which is not settled, came late: its asker has had it done elsewhere.
         if claim.settled.is_none() {
             return Err(Refusal::Unconfirmed);
-        }
-        // Whether it was decided by one node alone is not known any more; the asker makes a doubt of it.
-        if operation.is_conditional() {
-            return Err(decided_before());
         }
         let (key, now_ms) = (operation.key(), self.now_ms());
         let held = self.0.store.peek(key, now_ms).filter(|held| held.version() >= version);
@@ -122,7 +123,7 @@ impl Node {
             return Ok(None);
         }
         self.keep(key, record.clone());
-        self.0.recent.note(mark, version, self.uptime_ms());
+        self.0.recent.note(mark, Done { version, on: None, is_clear: false }, self.uptime_ms());
         let mark = if record.version() == version { mark } else { 0 };
         let outcome = match operation {
             // What was there then was seen at the first try, whose answer was lost.
@@ -144,11 +145,6 @@ impl Operation {
             }
         }
     }
-}
-
-/// The answer to a conditional write that was done before.
-pub(super) fn decided_before() -> Refusal {
-    Refusal::PreconditionFailed("the condition was decided before".into())
 }
 
 fn entry(new: &NewValue, version: Version, now_ms: u64) -> Entry {

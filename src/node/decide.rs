@@ -13,7 +13,6 @@ use futures_util::future::join_all;
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use super::apply::decided_before;
 use super::copies::Copied;
 use super::fence::SlotFence;
 use super::gather::Gathered;
@@ -21,7 +20,9 @@ use super::placement::Placement;
 use super::replicate::{Judged, Written};
 use super::{Node, Operation, Outcome};
 use crate::link::{Claim, Refusal, Reply, Request};
-use crate::model::{Fence, Fingerprint, Key, Ledger, NodeId, Recent, Record, Slot, Version, mix};
+use crate::model::{
+    Condition, Done, Fence, Fingerprint, Key, Ledger, NodeId, Recent, Record, Slot, Version, mix,
+};
 use crate::net::spawn;
 
 /// How long a member may take to promise, or to take a copy that is not its own.
@@ -55,8 +56,10 @@ impl Fenced {
         found.into_iter().chain(&self.seen).max_by_key(|record| record.version())
     }
 
-    fn versions(&self) -> impl Iterator<Item = Version> {
-        self.found.versions().chain(self.seen.iter().map(Record::version))
+    /// Whether nothing was found but this version and what is not newer than `on`.
+    fn has_only(&self, version: Version, on: Option<Version>) -> bool {
+        let mut versions = self.found.versions().chain(self.seen.iter().map(Record::version));
+        versions.all(|found| found == version || Some(found) <= on)
     }
 }
 
@@ -114,21 +117,74 @@ impl Node {
     ) -> Result<Outcome, Refusal> {
         let key = operation.key();
         let mark = Recent::mark(claim.request, key);
-        let fenced = self.fence_and_gather(key, deadline).await?;
+        let fenced = self.fence_and_gather(key, mark, deadline).await?;
+        let done = claim.settled.and_then(|settled| settled.done).max(fenced.found.done());
+        if let Some(version) = done {
+            return self.finish(operation, fenced, mark, version, deadline).await;
+        }
         if let Some(newest) = fenced.newest() {
             self.keep_found(key, newest.clone());
         }
         if !fenced.stands(self.uptime_ms()) {
             return Err(Refusal::Undecided);
         }
-        if self.0.recent.version(mark, self.uptime_ms()).is_some() {
-            return Err(decided_before());
+        // Its copy has arrived in the meantime.
+        if self.0.recent.done(mark, self.uptime_ms()).is_some() {
+            return Err(Refusal::DecidedBefore);
         }
-        let (mut outcome, applied) = self.apply_as_owner(operation, self.uptime_ms())?;
+        let (outcome, applied) = self.apply_as_owner(operation, self.uptime_ms())?;
         let Some(applied) = applied else { return Ok(outcome) };
-        self.0.recent.note(mark, applied.version, self.uptime_ms());
-        let judged = Judged { at_ms: self.uptime_ms(), on: applied.on, is_fenced: true, is_doubtful: false };
-        let mut written = [Written::new(0, key.clone(), applied.record(operation), mark, Some(judged))];
+        self.0.recent.note(mark, applied.done(), self.uptime_ms());
+        let written = self.fenced(key, applied.record(operation), mark, applied.on);
+        self.acknowledge(outcome, fenced, written, deadline).await
+    }
+
+    /// Grants a conditional write that another owner decided, and did not answer for, if that decision is as good as one made
+    /// now: nobody who answers has anything but this write and what its condition names, nor had when the write arrived there.
+    async fn finish(
+        &self,
+        operation: &Operation,
+        fenced: Fenced,
+        mark: u64,
+        version: Version,
+        deadline: Instant,
+    ) -> Result<Outcome, Refusal> {
+        let key = operation.key();
+        let (record, replaced) = fenced.found.clear(version).ok_or(Refusal::DecidedBefore)?;
+        let on = operation.condition().oldest().max(replaced);
+        if !fenced.has_only(version, on) {
+            return Err(Refusal::DecidedBefore);
+        }
+        let record = record.clone();
+        let kept = self.keep(key, record.clone());
+        if kept.other.is_some_and(|other| Some(other) > on) || !fenced.stands(self.uptime_ms()) {
+            return Err(Refusal::DecidedBefore);
+        }
+        self.0.recent.note(mark, Done { version, on, is_clear: true }, self.uptime_ms());
+        let outcome = match operation {
+            Operation::Delete(_, condition) => {
+                Outcome::Deleted { found: *condition != Condition::Absent, degraded: false }
+            }
+            _ => Outcome::Stored { version, degraded: false },
+        };
+        self.acknowledge(outcome, fenced, self.fenced(key, record, mark, on), deadline).await
+    }
+
+    /// A write whose condition was decided behind a fence, on that version.
+    fn fenced(&self, key: &Key, record: Record, mark: u64, on: Option<Version>) -> Written {
+        let judged = Judged { at_ms: self.uptime_ms(), on, is_fenced: true, is_doubtful: false };
+        Written::new(0, key.clone(), record, mark, Some(judged))
+    }
+
+    /// Brings a write that was decided behind a fence to the others, and answers it.
+    async fn acknowledge(
+        &self,
+        mut outcome: Outcome,
+        fenced: Fenced,
+        written: Written,
+        deadline: Instant,
+    ) -> Result<Outcome, Refusal> {
+        let mut written = [written];
         if let Some((_, refusal)) = self.replicate(&mut written, deadline).await.pop() {
             return Err(refusal);
         }
@@ -146,6 +202,8 @@ impl Node {
     /// Sees to it that a conditional write, which was decided with authority and which an owner lacks, is the only one: as
     /// if it were decided now.
     async fn confirm(&self, written: &Written, deadline: Instant) -> Result<(), Refusal> {
+        // Another owner may have the fence. Its asker needs time to have the write finished by that one.
+        let deadline = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
         loop {
             match self.confirm_once(written, deadline).await {
                 // Soon perhaps: a member may be about to be declared dead.
@@ -162,11 +220,9 @@ impl Node {
     }
 
     async fn confirm_once(&self, written: &Written, deadline: Instant) -> Result<(), Refusal> {
-        let fenced = self.fence_and_gather(&written.key, deadline).await?;
-        let mine = written.record.version();
+        let fenced = self.fence_and_gather(&written.key, 0, deadline).await?;
         let on = written.judged.as_ref().and_then(|judged| judged.on);
-        let is_known = |version| version == mine || on.is_some_and(|on| version <= on);
-        if !fenced.versions().all(is_known) {
+        if !fenced.has_only(written.record.version(), on) {
             return Err(Refusal::Unconfirmed);
         }
         self.spread(&fenced, written).await?;
@@ -174,7 +230,7 @@ impl Node {
     }
 
     /// Puts up the fence of a key's slot, then asks everybody what they hold.
-    async fn fence_and_gather(&self, key: &Key, deadline: Instant) -> Result<Fenced, Refusal> {
+    async fn fence_and_gather(&self, key: &Key, mark: u64, deadline: Instant) -> Result<Fenced, Refusal> {
         let placement = self.0.placement.load_full();
         if !placement.owns(key.slot()) || !self.may_act_settled(&placement) {
             return Err(Refusal::Undecided);
@@ -182,7 +238,7 @@ impl Node {
         let fence = self.raise(&placement, key.slot(), deadline).await.ok_or(Refusal::Undecided)?;
         let since_ms = self.uptime_ms();
         let (found, heard) = tokio::join!(
-            self.gather_all(&placement, key, deadline),
+            self.gather_all(&placement, key, mark, deadline),
             self.hear_witnesses(&placement, key, deadline)
         );
         let members = placement.ring.members();

@@ -15,7 +15,7 @@ use super::operation::{record_from_wire, unexpected};
 use super::placement::Placement;
 use super::{Node, NodeError};
 use crate::link::{LinkError, PeekReply, Reply, Request, Standing};
-use crate::model::{Fingerprint, Key, NodeId, Record, Version};
+use crate::model::{Done, Fingerprint, Key, NodeId, Record, Version};
 
 /// What a node's own store has.
 pub(super) struct Peeked {
@@ -24,7 +24,7 @@ pub(super) struct Peeked {
     unheard: Vec<NodeId>,
     calling: Vec<NodeId>,
     at_ms: u64,
-    done: Option<Version>,
+    done: Option<Done>,
 }
 
 type Answer = (NodeId, Result<Peeked, LinkError>);
@@ -69,7 +69,22 @@ impl Gathered {
 
     /// The version under which the write that was asked for has been done already.
     pub(super) fn done(&self) -> Option<Version> {
-        self.peeked().filter_map(|(_, peeked)| peeked.done).max()
+        self.peeked().filter_map(|(_, peeked)| peeked.done).map(|done| done.version).max()
+    }
+
+    /// The write that was asked for, if it has been done under that version, everybody who holds it has it from its writer, and none
+    /// of them knows of anything that it replaced and its writer had not in view. With the newest version that it replaced.
+    pub(super) fn clear(&self, version: Version) -> Option<(&Record, Option<Version>)> {
+        let mut clear = None;
+        for (_, peeked) in self.peeked() {
+            let held = peeked.record.as_ref().filter(|record| record.version() == version);
+            if let Some(record) = held {
+                let done = peeked.done.filter(|done| done.version == version);
+                let is_clear = |done: &Done| done.is_clear || cfg!(feature = "fault-finish-unseen");
+                clear = Some((record, done.filter(is_clear)?.on.max(clear.and_then(|(_, on)| on))));
+            }
+        }
+        clear
     }
 
     /// Whether a member has answered.
@@ -154,11 +169,17 @@ impl Node {
     }
 
     /// Asks everybody.
-    pub(super) async fn gather_all(&self, placement: &Placement, key: &Key, deadline: Instant) -> Gathered {
+    pub(super) async fn gather_all(
+        &self,
+        placement: &Placement,
+        key: &Key,
+        mark: u64,
+        deadline: Instant,
+    ) -> Gathered {
         let owners: Vec<NodeId> = placement.ring.owners(key.slot()).cloned().collect();
         let (mut found, others) = tokio::join!(
-            self.peek_at_all(placement, owners, key, 0, deadline),
-            self.peek_at_all(placement, self.not_owners(placement, key), key, 0, deadline)
+            self.peek_at_all(placement, owners, key, mark, deadline),
+            self.peek_at_all(placement, self.not_owners(placement, key), key, mark, deadline)
         );
         found.add_others(others);
         found
@@ -211,7 +232,7 @@ impl Node {
             Standing::None
         };
         // Before the record, so that it is not older than what is said to be done.
-        let done = self.0.recent.version(mark, now_ms);
+        let done = self.0.recent.done(mark, now_ms);
         let record = self.0.store.peek(key, self.now_ms());
         let unheard = self.unheard(&placement);
         let calling =

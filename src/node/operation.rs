@@ -133,7 +133,7 @@ impl From<Refusal> for NodeError {
             Refusal::NotOwner | Refusal::NotSynced => {
                 NodeError::ForwardFailed("the members do not agree yet about who has the key".into())
             }
-            Refusal::Unconfirmed => NodeError::ForwardFailed(refusal.to_string()),
+            Refusal::Unconfirmed | Refusal::DecidedBefore => NodeError::ForwardFailed(refusal.to_string()),
             Refusal::Invalid(reason) => NodeError::DecodeFailed(reason),
         }
     }
@@ -161,11 +161,14 @@ impl Operation {
     /// Whether what it does depends on what is there.
     #[must_use]
     pub(super) fn is_conditional(&self) -> bool {
+        *self.condition() != Condition::Always
+    }
+
+    /// What has to hold.
+    pub(super) fn condition(&self) -> &Condition {
         match self {
-            Operation::Get(_) => false,
-            Operation::Put(.., condition) | Operation::Delete(_, condition) => {
-                *condition != Condition::Always
-            }
+            Operation::Get(_) => &Condition::Always,
+            Operation::Put(.., condition) | Operation::Delete(_, condition) => condition,
         }
     }
 

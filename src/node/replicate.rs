@@ -48,7 +48,7 @@ pub(super) struct Judged {
     pub(super) is_doubtful: bool,
 }
 
-/// What an operation came to at an owner that may act. None: its condition has to be decided behind a fence.
+/// What an operation came to at an owner that may act. None: whether its condition holds, or held, has to be seen behind a fence.
 type Begun = Option<(Outcome, Option<Written>)>;
 
 impl Node {
@@ -164,18 +164,24 @@ impl Node {
         }
         let mark = if operation.is_write() { Recent::mark(claim.request, operation.key()) } else { 0 };
         if operation.is_write()
-            && let Some(version) =
-                claim.settled.and_then(|settled| settled.done).or_else(|| self.0.recent.version(mark, at_ms))
-            && let Some((outcome, written)) = self.apply_again(index, operation, claim, version)?
+            && let Some(version) = claim
+                .settled
+                .and_then(|settled| settled.done)
+                .or_else(|| Some(self.0.recent.done(mark, at_ms)?.version))
         {
-            return Ok(Some((outcome, Some(written))));
+            if operation.is_conditional() && claim.settled.is_some() {
+                return Ok(None);
+            }
+            if let Some((outcome, written)) = self.apply_again(index, operation, claim, version)? {
+                return Ok(Some((outcome, Some(written))));
+            }
         }
         if let Some((outcome, written)) = self.apply_before(index, operation, claim, at_ms) {
             return Ok(Some((outcome, Some(written))));
         }
         let (outcome, applied) = self.apply_as_owner(operation, at_ms)?;
         if let Some(applied) = &applied {
-            self.0.recent.note(mark, applied.version, at_ms);
+            self.0.recent.note(mark, applied.done(), at_ms);
         }
         let written = applied.filter(|_| is_copied).map(|applied| {
             let on = applied.on;

@@ -130,11 +130,10 @@ impl Node {
                     return Ok((done, Route::Forwarded));
                 }
                 (Operation::Get(_), Some(_)) => found.failure(),
-                (_, Some(_)) if operation.is_conditional() && found.done().is_some() => {
-                    return Err(in_doubt("its condition was decided, and others may have decided, too"));
-                }
                 // An owner may have done it already; doing it again would undo what came after it.
-                (_, Some(_)) if operation.is_conditional() && doubt.is_overtaken(&found) => {
+                (_, Some(_))
+                    if operation.is_conditional() && found.done().is_none() && doubt.is_overtaken(&found) =>
+                {
                     return Err(in_doubt("and the key has changed since"));
                 }
                 (_, Some(_)) => match self.act(operation, &found, claim, &mut doubt, deadline).await {
@@ -205,8 +204,10 @@ impl Node {
         deadline: Instant,
     ) -> Result<Done, Failure> {
         let mut failure = Failure::Elsewhere(found.failure());
+        // Who sees to a decision of another owner has to know what everybody held before.
+        let is_decided = operation.is_conditional() && found.done().is_some();
         for (owner, at_ms) in found.actors() {
-            if !self.bring_up_to_date(operation.key(), found, owner, deadline).await {
+            if !is_decided && !self.bring_up_to_date(operation.key(), found, owner, deadline).await {
                 failure = Failure::Elsewhere(NodeError::ForwardFailed(format!("{owner} took no copy")));
                 continue;
             }

@@ -23,7 +23,7 @@ impl Model {
         done.collect()
     }
 
-    /// Whether no second create can be granted any more: one has failed, or the second finds the first wherever it is decided.
+    /// Whether no second create can be granted any more: one has been refused, or the second finds the first wherever it is decided.
     fn is_over(&self, world: &World) -> bool {
         let is_create = |op: &Op| op.kind == Kind::Create;
         let is_settled =
@@ -31,7 +31,7 @@ impl Model {
         let deciders = if is_settled { world.owners(world.view) } else { world.all() };
         let decided = world.ops.iter().filter(|op| op.version != 0).count();
         let is_found = decided < 2 && each(deciders).all(|node| world.nodes[node].store != 0);
-        let has_failed = world.ops.iter().any(|op| op.phase == Phase::Failed);
+        let has_failed = world.ops.iter().any(|op| op.phase == Phase::Failed && op.version == 0);
         world.ops.len() > 1 && world.ops.iter().all(is_create) && (has_failed || is_found)
     }
 
@@ -53,8 +53,10 @@ impl Model {
                 Phase::Sent | Phase::Settled { .. } => events.push(Event::Serve { op }),
                 Phase::Copying { left, .. } => {
                     events.extend(each(left).map(|to| Event::Copy { op, to }));
+                    events.extend(each(awake).map(|owner| Event::Finish { op, owner }));
                 }
-                Phase::Acknowledged | Phase::Failed => {}
+                Phase::Failed => events.extend(each(awake).map(|owner| Event::Finish { op, owner })),
+                Phase::Acknowledged => {}
             }
         }
         for from in each(awake) {
@@ -133,6 +135,7 @@ impl Model {
                 world.ops[op] = Op { phase, owner, table, ..world.ops[op] };
             }
             Event::Serve { op } => self.serve(world, op)?,
+            Event::Finish { op, owner } => self.finish(world, op, owner)?,
             Event::Promise { from } => {
                 let table = world.nodes[from].table;
                 for to in each(table).filter(|to| world.reaches(from, *to)).collect::<Vec<_>>() {

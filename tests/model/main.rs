@@ -202,6 +202,11 @@ fn clean_leases_beside_a_promise_grant_two() {
 }
 
 #[test]
+fn finishing_a_create_beside_another_grants_two() {
+    demand_violation(locks(Fault::Isolate), Rule::FinishAlone);
+}
+
+#[test]
 fn deciding_before_the_fence_grants_two() {
     demand_violation(locks(Fault::CutPair), Rule::FenceFirst);
 }

@@ -1,7 +1,7 @@
 //! What a node does: it serves an operation, copies what it wrote, asks for a lease, takes up a table.
 
 use crate::rules::{Model, Rule};
-use crate::world::{Given, Kind, LEASE, NODES, Node, Op, Phase, Presence, World, each, has, only};
+use crate::world::{Given, Kind, LEASE, NODES, Node, Op, Phase, Presence, Set, World, each, has, only};
 
 impl Model {
     pub(crate) fn serve(&self, world: &mut World, op: usize) -> Option<()> {
@@ -13,17 +13,8 @@ impl Model {
         match phase {
             Phase::Sent if authority => decide(world, op, false),
             Phase::Settled { fenced } => {
-                let unheard_of = each(world.others(owner) & !node.reported);
-                let mut missing = unheard_of.filter(|member| world.reaches(owner, *member));
-                // An only owner has nobody to copy to who could object, so what it heard must be as fresh as a lease.
-                let is_stale = |member: usize| world.reaches(owner, member) && node.lease[member] == 0;
-                let is_alone = world.copies == 1 && each(world.others(owner)).any(is_stale);
-                let may_act = !is_alone || !self.has(Rule::HearFirst);
-                let is_bound = self.has(Rule::OldLeases) && world.is_bound_elsewhere(owner, None);
-                let may_act =
-                    may_act && !is_bound && (!self.has(Rule::HearFirst) || missing.next().is_none());
                 let by_table = goes_by_mine || !self.has(Rule::AskersTable);
-                if !(world.is_owner(owner) && may_act && by_table) {
+                if !(self.may_act_settled(world, owner) && by_table) {
                     world.ops[op].phase = Phase::Idle;
                 } else if kind == Kind::Put || self.may_decide(world, owner, fenced) {
                     decide(world, op, kind == Kind::Create);
@@ -35,6 +26,43 @@ impl Model {
             }
             _ => world.ops[op].phase = Phase::Idle,
         }
+        Some(())
+    }
+
+    fn may_act_settled(&self, world: &World, owner: usize) -> bool {
+        let node = &world.nodes[owner];
+        let unheard_of = each(world.others(owner) & !node.reported);
+        let mut missing = unheard_of.filter(|member| world.reaches(owner, *member));
+        // An only owner has nobody to copy to who could object, so what it heard must be as fresh as a lease.
+        let is_stale = |member: usize| world.reaches(owner, member) && node.lease[member] == 0;
+        let is_alone = world.copies == 1 && each(world.others(owner)).any(is_stale);
+        let has_heard = !is_alone && missing.next().is_none() || !self.has(Rule::HearFirst);
+        let is_bound = self.has(Rule::OldLeases) && world.is_bound_elsewhere(owner, None);
+        world.is_owner(owner) && has_heard && !is_bound
+    }
+
+    /// From then on the create is this owner's, as if it had been decided now. What its former owner does yet brings it only
+    /// to more nodes.
+    pub(crate) fn finish(&self, world: &mut World, op: usize, owner: usize) -> Option<()> {
+        let Op { kind, version, owner: former, phase, .. } = world.ops[op];
+        let is_left = phase == Phase::Failed || former != owner;
+        (kind == Kind::Create && version != 0 && is_left).then_some(())?;
+        self.may_act_settled(world, owner).then_some(())?;
+        if !self.stands(world, owner) {
+            begin_fence(world, owner);
+            return Some(());
+        }
+        let found = world.gather(owner, !self.has(Rule::RefusedIsNotGone));
+        let stores: Vec<u8> = each(found.answered).map(|one| world.nodes[one].store).collect();
+        let mut all = stores.iter().copied().chain([found.witnessed]);
+        let is_alone = all.all(|found| found == 0 || found == version) || !self.has(Rule::FinishAlone);
+        (found.all_heard && stores.contains(&version) && is_alone).then_some(())?;
+        let store = &mut world.nodes[owner].store;
+        *store = (*store).max(version);
+        let phase = Phase::Copying { left: left_of(world, owner), wait: 0, degraded: false };
+        let table = world.nodes[owner].table;
+        world.ops[op] = Op { phase, owner, table, fenced: true, ..world.ops[op] };
+        self.copy_to_all(world, op);
         Some(())
     }
 
@@ -141,12 +169,17 @@ fn decide(world: &mut World, op: usize, fenced: bool) {
         world.ops[op].phase = Phase::Failed;
         return;
     }
-    let also_told = if node.complete { 0 } else { world.others(owner) & !node.reported };
-    let left = (world.owners(node.table) | also_told) & !only(owner);
-    let phase = Phase::Copying { left, wait: 0, degraded: false };
+    let phase = Phase::Copying { left: left_of(world, owner), wait: 0, degraded: false };
     world.stamp += 1;
     world.ops[op] = Op { phase, version: world.stamp, table: node.table, fenced, ..world.ops[op] };
     world.nodes[owner].store = world.stamp;
+}
+
+/// Who is to have a copy of what an owner writes.
+fn left_of(world: &World, owner: usize) -> Set {
+    let node = &world.nodes[owner];
+    let also_told = if node.complete { 0 } else { world.others(owner) & !node.reported };
+    (world.owners(node.table) | also_told) & !only(owner)
 }
 
 /// From now on no other owner gets a clean lease.

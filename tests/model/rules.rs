@@ -46,6 +46,8 @@ pub(crate) enum Rule {
     PromiseEndsAuthority,
     /// The gather on which a condition is decided began after the fence stood.
     GatherAfterFence,
+    /// What another owner decided is granted by a fenced one only if nobody has anything else.
+    FinishAlone,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -78,6 +80,11 @@ pub(crate) enum Event {
     },
     Serve {
         op: usize,
+    },
+    /// An owner sees to a create that another one decided and did not answer.
+    Finish {
+        op: usize,
+        owner: usize,
     },
     /// A fenced owner asks all members for their promises.
     Promise {

@@ -84,6 +84,10 @@ impl Model {
         }
         for op in &mut world.ops {
             match op.phase {
+                // A create may still be finished.
+                Phase::Failed if op.kind == Kind::Create => {
+                    *op = Op { owner: 0, table: 0, fenced: false, ..*op }
+                }
                 Phase::Idle | Phase::Failed => {
                     *op = Op { owner: 0, table: 0, version: 0, fenced: false, ..*op }
                 }
@@ -95,7 +99,9 @@ impl Model {
 
     /// A fence falls with the node's promise to itself, and what relied on it with the fence.
     fn end_fences(&self, world: &mut World) {
-        let needs_fence = |op: &Op| op.kind == Kind::Create && op.version == 0 && op.phase != Phase::Failed;
+        let is_over =
+            |op: &Op| op.phase == Phase::Acknowledged || op.phase == Phase::Failed && op.version == 0;
+        let needs_fence = |op: &Op| op.kind == Kind::Create && !is_over(op);
         let is_needed = world.ops.iter().any(needs_fence);
         for me in 0..NODES {
             let promise = world.nodes[me].promise;

@@ -6,9 +6,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::cluster::Cluster;
-use crate::fault::Packets::{All, Calls, Tcp};
+use crate::fault::Packets::{All, Calls, Replies, Tcp};
 use crate::fault::Step::{Lose, Refuse};
-use crate::fault::Way::{Both, In};
+use crate::fault::Way::{Both, In, Out};
 use crate::fault::{Lasting, Step};
 use crate::http::Answer;
 use crate::net::{Extras, Net, is_apart};
@@ -136,6 +136,34 @@ fn a_key_is_created_once_while_its_primary_stops_for_a_moment() {
     };
     let twice: Vec<_> = keys.iter().zip(others).filter(is_created_twice).map(|(key, _)| key).collect();
     assert_none(&twice, keys, "created twice");
+}
+
+#[test]
+fn a_conditional_write_whose_owner_falls_silent_with_the_answer_is_granted() {
+    if !is_apart("schedules::a_conditional_write_whose_owner_falls_silent_with_the_answer_is_granted") {
+        return;
+    }
+    let mut net = Net::start(3, Extras::default());
+    let keys = keys_of_the_first_two(&net.cluster, 6);
+    let is_refused = |key: &&String| {
+        let mut etag = None;
+        (0..3).any(|number| {
+            assert!(poll(PATIENCE, || net.cluster.is_whole()), "{}", net.cluster[1].log().tail(5));
+            // n1 does the write and copies it to n2.
+            begin(&mut net, Lose(1, Out, Replies, &[3]));
+            let condition = match &etag {
+                None => ("if-none-match", "*"),
+                Some(etag) => ("if-match", String::as_str(etag)),
+            };
+            let value = number.to_string();
+            let answer = net.cluster[3].request("PUT", &key_path(key), &[condition], value.as_bytes());
+            net.drop_rules();
+            etag = answer.header("etag").map(str::to_owned);
+            println!("{} {}", answer.status, answer.text());
+            answer.status != 204
+        })
+    };
+    assert_none(&keys.iter().filter(is_refused).collect::<Vec<_>>(), &keys, "not granted");
 }
 
 #[test]

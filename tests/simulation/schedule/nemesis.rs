@@ -14,6 +14,8 @@ use super::{Event, Fault, LEAVE_MS, Schedule, Traffic, Way};
 const FIRST: u64 = 10_000;
 /// Divisor and remainder of the seeds with a hasty leave: chosen so that every seed that was listed before keeps its schedule.
 const HASTY: (u64, u64) = (16, 2);
+/// The same of those whose primary cannot be called, again and again for a moment.
+const FLAPPING: (u64, u64) = (16, 11);
 /// Keys that are aimed at; clients meet at them anyway.
 const KEYS: std::ops::Range<usize> = 0..4;
 
@@ -31,6 +33,16 @@ pub(super) fn draw(seed: u64, end_ms: u64) -> Option<Schedule> {
     let owners = schedule.owners(key);
     if seed % HASTY.0 == HASTY.1 {
         return Some(leave_in_haste(schedule, &owners, start_ms, &mut random));
+    }
+    if seed % FLAPPING.0 == FLAPPING.1 {
+        let mut at_ms = start_ms;
+        while at_ms + 2_000 < end_ms {
+            // It writes by leases that run while another owner, which finds it silent, writes, too.
+            let for_ms = random.random_range(150..400);
+            schedule.add(Fault::Unreachable { node: owners[0] }, at_ms, for_ms);
+            at_ms += for_ms + random.random_range(300..700);
+        }
+        return Some(schedule);
     }
     match random.random_range(0..20) {
         0..4 => return None,
@@ -162,6 +174,10 @@ fn seeds_from_the_first_on_aim() {
         has(&|fault| matches!(fault, Fault::Refuse { .. })) && all.iter().any(|schedule| schedule.is_small)
     );
     assert_eq!(all.iter().filter(|schedule| schedule.is_hasty).count(), 13);
+    let flaps = |schedule: &&Schedule| {
+        schedule.events.iter().filter(|event| matches!(event.fault, Fault::Unreachable { .. })).count() > 5
+    };
+    assert_eq!(all.iter().filter(flaps).count(), 12);
 }
 
 #[test]
