@@ -409,6 +409,8 @@ pub struct PeekReply {
     pub at_ms: u64,
     /// What became of the marked write, if it has been done already.
     pub done: Option<Done>,
+    /// The newest version that gave way here lately, unseen perhaps by the writer of what took its place; see `model::Recent`.
+    pub unseen: Option<Version>,
 }
 
 /// The reply to a [`Request::Lease`].

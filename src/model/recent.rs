@@ -23,8 +23,8 @@ pub struct Recent {
     by_mark: Places<(Done, u64)>,
     /// This node's own writes, by key.
     given: Places<Given>,
-    /// Versions that were replaced by records whose writers may not have seen them.
-    hidden: Places<Noted>,
+    /// What gave way unseen, by key.
+    unseen: Places<Unseen>,
 }
 
 /// What a node knows of a write that was done.
@@ -32,10 +32,8 @@ pub struct Recent {
 pub struct Done {
     /// The version under which it was done.
     pub version: Version,
-    /// What it replaced at this node.
+    /// What it replaced, as far as this node knows: the one that decided it does.
     pub on: Option<Version>,
-    /// Whether its writer had that in view. If a node does not know, it says no.
-    pub is_clear: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +49,21 @@ struct Given {
     plain: Option<Noted>,
 }
 
+/// Versions of a key that were replaced by records whose writers may not have seen them.
+#[derive(Clone, Copy, Debug)]
+struct Unseen {
+    newest: Version,
+    /// The last one of which nobody told the writer of the record.
+    hidden: Option<Version>,
+    at_ms: u64,
+}
+
+impl Unseen {
+    fn is_over(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.at_ms) > LIFE_MS
+    }
+}
+
 impl Recent {
     /// What tells the write of a key from all others. `request` is the number of the request that it belongs to, which no other
     /// one in the cluster has; a request writes a key once.
@@ -59,12 +72,12 @@ impl Recent {
         mix::hash(request, key.as_str().as_bytes()).max(1)
     }
 
-    /// Remembers that a write was done. What it replaced is seen when it first arrives: a copy that comes twice finds itself.
+    /// Remembers that a write was done. What it replaced is remembered even if somebody who does not know it says it again.
     pub fn note(&self, mark: u64, done: Done, now_ms: u64) {
         if mark != 0 {
             self.by_mark.change(mark, |former| {
                 let former = former.map(|(former, _)| former).filter(|former| former.version == done.version);
-                (former.unwrap_or(done), now_ms)
+                (Done { on: done.on.or(former.and_then(|former| former.on)), ..done }, now_ms)
             });
         }
     }
@@ -92,15 +105,44 @@ impl Recent {
         (plain.at_ms > after_ms).then_some(plain.version)
     }
 
-    /// Remembers that a newer record replaced this version of a key. The writer of that record may not have seen this version.
-    pub fn note_hidden(&self, key: &Key, version: Version, now_ms: u64) {
-        self.hidden.note(Recent::mark(0, key), Noted { version, at_ms: now_ms });
+    /// Remembers that a newer record replaced this version of a key, or came before it. The writer of that record may not have seen
+    /// this version, and is told.
+    pub fn note_unseen(&self, key: &Key, version: Version, now_ms: u64) {
+        let mark = Recent::mark(0, key);
+        // Of two keys the one that is noted stays: the other one's place is taken, and nothing is known of it.
+        if self.unseen.is_free(mark, |unseen| unseen.is_over(now_ms)) {
+            self.unseen.change(mark, |former| Unseen {
+                newest: former.map_or(version, |former| former.newest.max(version)),
+                hidden: former.and_then(|former| former.hidden),
+                at_ms: now_ms,
+            });
+        }
     }
 
-    /// Whether that version is the last one of the key that was replaced in this way.
+    /// The same if nobody tells the writer.
+    pub fn note_hidden(&self, key: &Key, version: Version, now_ms: u64) {
+        self.unseen.change(Recent::mark(0, key), |former| Unseen {
+            newest: former.map_or(version, |former| former.newest.max(version)),
+            hidden: Some(version),
+            at_ms: now_ms,
+        });
+    }
+
+    /// Whether that version is the last one of the key that was replaced without a word to the writer.
     #[must_use]
     pub fn is_hidden(&self, key: &Key, version: Version) -> bool {
-        self.hidden.find(Recent::mark(0, key)).is_some_and(|hidden| hidden.version == version)
+        self.unseen.find(Recent::mark(0, key)).is_some_and(|unseen| unseen.hidden == Some(version))
+    }
+
+    /// The newest version of a key that gave way lately to a record whose writer may not have seen it; if that is not known, a
+    /// version that is newer than all.
+    #[must_use]
+    pub fn unseen(&self, key: &Key, now_ms: u64) -> Option<Version> {
+        let mark = Recent::mark(0, key);
+        if self.unseen.is_vacant(mark, |unseen| unseen.is_over(now_ms)) {
+            return None;
+        }
+        Some(self.unseen.find(mark).map_or(Version::new(u64::MAX, u32::MAX), |unseen| unseen.newest))
     }
 
     /// Whether this node gave a key that version when it knew already that a write was done.
@@ -125,8 +167,14 @@ impl<T> Default for Places<T> {
 }
 
 impl<T: Copy> Places<T> {
-    fn note(&self, mark: u64, what: T) {
-        *self.place(mark).lock() = Some((mark, what));
+    /// Whether nothing is remembered in the place of a mark, but for what is over.
+    fn is_vacant(&self, mark: u64, is_over: impl Fn(&T) -> bool) -> bool {
+        self.place(mark).lock().is_none_or(|(_, what)| is_over(&what))
+    }
+
+    /// Whether nothing is remembered there of another mark, but for what is over.
+    fn is_free(&self, mark: u64, is_over: impl Fn(&T) -> bool) -> bool {
+        self.place(mark).lock().is_none_or(|(held, what)| held == mark || is_over(&what))
     }
 
     fn change(&self, mark: u64, change: impl FnOnce(Option<T>) -> T) {
@@ -148,8 +196,8 @@ impl<T: Copy> Places<T> {
 mod tests {
     use super::*;
 
-    fn clear(version: Version) -> Done {
-        Done { version, on: None, is_clear: true }
+    fn done(version: Version) -> Done {
+        Done { version, on: None }
     }
 
     #[test]
@@ -158,42 +206,38 @@ mod tests {
         let key = |text: &str| Key::parse(text).unwrap();
         let (mine, version) = (Recent::mark(7, &key("a")), Version::new(5, 1));
         assert_eq!(recent.done(mine, 0), None);
-        recent.note(mine, clear(version), 1000);
-        assert_eq!(recent.done(mine, 1000), Some(clear(version)));
-        assert_eq!(recent.done(mine, 1000 + LIFE_MS), Some(clear(version)));
+        recent.note(mine, done(version), 1000);
+        assert_eq!(recent.done(mine, 1000), Some(done(version)));
+        assert_eq!(recent.done(mine, 1000 + LIFE_MS), Some(done(version)));
         assert_eq!(recent.done(mine, 1001 + LIFE_MS), None);
         assert_eq!(recent.done(Recent::mark(8, &key("a")), 1000), None, "another request");
         assert_eq!(recent.done(Recent::mark(7, &key("b")), 1000), None, "another key of the request");
     }
 
     #[test]
-    fn what_a_write_replaced_is_said_of_its_first_copy() {
-        let (recent, version) = (Recent::default(), Version::new(5, 1));
-        let unclear = Done { is_clear: false, ..clear(version) };
-        recent.note(3, clear(version), 0);
-        recent.note(3, unclear, 1);
-        assert_eq!(recent.done(3, 1), Some(clear(version)));
-        recent.note(4, unclear, 0);
-        recent.note(4, clear(version), 1);
-        assert_eq!(recent.done(4, 1), Some(unclear));
-        recent.note(4, clear(Version::new(6, 1)), 2);
-        assert_eq!(recent.done(4, 2), Some(clear(Version::new(6, 1))), "done once more");
+    fn what_a_write_replaced_is_not_forgotten_when_its_copy_comes_back() {
+        let (recent, version, on) = (Recent::default(), Version::new(5, 1), Some(Version::new(4, 1)));
+        recent.note(3, Done { on, ..done(version) }, 0);
+        recent.note(3, done(version), 1);
+        assert_eq!(recent.done(3, 1), Some(Done { on, ..done(version) }));
+        recent.note(3, done(Version::new(6, 1)), 2);
+        assert_eq!(recent.done(3, 2), Some(done(Version::new(6, 1))), "done once more");
     }
 
     #[test]
     fn what_takes_a_place_is_not_taken_for_what_was_there() {
         let recent = Recent::default();
         let (mine, other) = (3, 3 + PLACES as u64);
-        recent.note(mine, clear(Version::new(5, 1)), 0);
-        recent.note(other, clear(Version::new(6, 1)), 0);
+        recent.note(mine, done(Version::new(5, 1)), 0);
+        recent.note(other, done(Version::new(6, 1)), 0);
         assert_eq!(recent.done(mine, 0), None);
-        assert_eq!(recent.done(other, 0), Some(clear(Version::new(6, 1))));
+        assert_eq!(recent.done(other, 0), Some(done(Version::new(6, 1))));
     }
 
     #[test]
     fn what_is_no_write_of_a_client_is_not_remembered() {
         let recent = Recent::default();
-        recent.note(0, clear(Version::new(5, 1)), 0);
+        recent.note(0, done(Version::new(5, 1)), 0);
         assert_eq!(recent.done(0, 0), None);
     }
 
@@ -214,6 +258,27 @@ mod tests {
         recent.note_hidden(&key, Version::new(5, 1), 1000);
         assert!(recent.is_hidden(&key, Version::new(5, 1)));
         assert!(!recent.is_hidden(&key, Version::new(6, 1)));
+        recent.note_unseen(&key, Version::new(6, 1), 1000);
+        assert!(recent.is_hidden(&key, Version::new(5, 1)) && !recent.is_hidden(&key, Version::new(6, 1)));
+    }
+
+    #[test]
+    fn the_newest_that_gave_way_is_known_or_said_to_be_unknown() {
+        let recent = Recent::default();
+        let place = |key: &Key| Recent::mark(0, key) as usize % PLACES;
+        let named = |number: usize| Key::parse(format!("k{number}")).unwrap();
+        let key = named(0);
+        let other = (1..).map(named).find(|other| place(other) == place(&key)).unwrap();
+        assert_eq!(recent.unseen(&key, 1000), None);
+        recent.note_unseen(&key, Version::new(6, 1), 1000);
+        recent.note_hidden(&key, Version::new(5, 1), 1000);
+        assert_eq!(recent.unseen(&key, 1000 + LIFE_MS), Some(Version::new(6, 1)));
+        assert_eq!(recent.unseen(&key, 1001 + LIFE_MS), None);
+        assert!(recent.unseen(&other, 1000) > Some(Version::new(u64::MAX, 0)));
+        recent.note_unseen(&other, Version::new(7, 1), 1000);
+        assert_eq!(recent.unseen(&key, 1000), Some(Version::new(6, 1)), "it has the place");
+        recent.note_unseen(&other, Version::new(7, 1), 1001 + LIFE_MS);
+        assert_eq!(recent.unseen(&other, 1001 + LIFE_MS), Some(Version::new(7, 1)));
     }
 
     #[test]
@@ -222,9 +287,9 @@ mod tests {
         let (mark, given) = (Recent::mark(7, &key), Version::new(6, 1));
         recent.note_given(&key, given, false, 1001);
         assert!(!recent.is_given_since(&key, given, mark), "nothing is known of the write");
-        recent.note(mark, clear(Version::new(5, 2)), 1001);
+        recent.note(mark, done(Version::new(5, 2)), 1001);
         assert!(!recent.is_given_since(&key, given, mark), "perhaps it came later");
-        recent.note(mark, clear(Version::new(5, 2)), 1000);
+        recent.note(mark, done(Version::new(5, 2)), 1000);
         assert!(recent.is_given_since(&key, given, mark));
         assert!(!recent.is_given_since(&key, Version::new(7, 1), mark), "another one's");
     }

@@ -125,9 +125,34 @@ impl Store {
     /// # Errors
     /// [`StoreError::TooLarge`].
     pub fn put_if_newer(&self, key: &Key, record: Record, now_ms: u64) -> Result<Put, StoreError> {
+        self.put_over(key, record, now_ms, |_| {})
+    }
+
+    /// The same, and calls `gives_way` with the version that is replaced, if there is one, before anybody can find the new one.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`].
+    pub fn put_over(
+        &self,
+        key: &Key,
+        record: Record,
+        now_ms: u64,
+        gives_way: impl FnOnce(Version),
+    ) -> Result<Put, StoreError> {
         let version = record.version();
         let new = self.prepare(key, record)?;
-        Ok(self.shard(key).lock().put_if_newer(key, version, new, now_ms))
+        let mut shard = self.shard(key).lock();
+        Ok(match shard.current(key, now_ms) {
+            Some(current) if current.version >= version => Put::Stale { held: current.version },
+            current => {
+                let older = current.map(|current| current.version);
+                if let Some(older) = older {
+                    gives_way(older);
+                }
+                let evicted = shard.replace(key, new, now_ms);
+                Put::Stored { evicted, replaced: current.is_some_and(|current| current.live), older }
+            }
+        })
     }
 
     /// Writes a record under the version that `decide` gives it, which sees what is there and must give a greater one. All

@@ -24,7 +24,7 @@ impl Applied {
 
     /// As the node that wrote it knows it.
     pub(super) fn done(&self) -> Done {
-        Done { version: self.version, on: self.on, is_clear: true }
+        Done { version: self.version, on: self.on }
     }
 }
 
@@ -123,7 +123,7 @@ impl Node {
             return Ok(None);
         }
         self.keep(key, record.clone());
-        self.0.recent.note(mark, Done { version, on: None, is_clear: false }, self.uptime_ms());
+        self.0.recent.note(mark, Done { version, on: None }, self.uptime_ms());
         let mark = if record.version() == version { mark } else { 0 };
         let outcome = match operation {
             // What was there then was seen at the first try, whose answer was lost.

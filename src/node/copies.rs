@@ -13,7 +13,9 @@ use tracing::{debug, warn};
 use super::Node;
 use super::operation::{check_lengths, kind_from_wire, parse, record_to_wire, unexpected};
 use crate::link::{BATCH_BYTES_MAX, LinkError, RecordHead, Refusal, Reply, Request, Room, Weight, cut};
-use crate::model::{Done, Evicted, Fingerprint, Key, Ledger, NodeId, Put, Record, StoreError, Version};
+use crate::model::{
+    Done, Evicted, Fingerprint, Key, Ledger, NodeId, Put, Recent, Record, StoreError, Version,
+};
 
 /// What a copy request came to.
 pub(super) enum Copied {
@@ -26,14 +28,6 @@ pub(super) enum Copied {
     Late,
     /// It may be alive, without the copies.
     Failed,
-}
-
-/// What became of a record that was to be kept.
-pub(super) struct Kept {
-    /// It was not here before, and is now.
-    is_new: bool,
-    /// Another version that was here, which stays if it is newer.
-    pub(super) other: Option<Version>,
 }
 
 /// A record as it travels.
@@ -161,12 +155,10 @@ impl Node {
             }
             // The owner that waits for this copy must learn of an older version that its decision may have missed.
             let is_waiting = theirs.is_some() && mark != 0;
-            let kept = if is_waiting { self.keep(&key, record) } else { self.keep_found(&key, record) };
+            let other = if is_waiting { self.keep(&key, record) } else { self.keep_found(&key, record) };
             let is_told = |met: &Version| *met > version || is_waiting && is_overtaken(*met, version);
-            let told = kept.other.filter(is_told);
-            met.extend(told.map(|other| (index as u32, other)));
-            let done = Done { version, on: kept.other, is_clear: kept.is_new && told.is_none() };
-            self.0.recent.note(mark, done, self.uptime_ms());
+            met.extend(other.filter(is_told).map(|other| (index as u32, other)));
+            self.0.recent.note(mark, Done { version, on: None }, self.uptime_ms());
             let placement = self.0.placement.load();
             let is_foreign = theirs.is_some_and(|theirs| theirs != placement.ring.fingerprint());
             if is_foreign || !placement.owns(key.slot()) {
@@ -192,33 +184,46 @@ impl Node {
         }
     }
 
-    /// The one way into the store for what has a version.
-    pub(super) fn keep(&self, key: &Key, record: Record) -> Kept {
-        let version = record.version();
-        match self.0.store.put_if_newer(key, record, self.now_ms()) {
+    /// The one way into the store for what has a version. Gives another one that was there, which stays if it is newer.
+    pub(super) fn keep(&self, key: &Key, record: Record) -> Option<Version> {
+        self.keep_and_note(key, record, Recent::note_unseen)
+    }
+
+    /// Keeps a record that another node than its writer brings, so that the writer never learns which older version was here.
+    pub(super) fn keep_found(&self, key: &Key, record: Record) -> Option<Version> {
+        self.keep_and_note(key, record, Recent::note_hidden)
+    }
+
+    /// `note` is for a version that gives way without having been in view of the new one's writer, perhaps.
+    fn keep_and_note(
+        &self,
+        key: &Key,
+        record: Record,
+        note: fn(&Recent, &Key, Version, u64),
+    ) -> Option<Version> {
+        let (version, uptime_ms) = (record.version(), self.uptime_ms());
+        let gives_way = |older| {
+            if is_overtaken(older, version) {
+                note(&self.0.recent, key, older, uptime_ms);
+            }
+        };
+        match self.0.store.put_over(key, record, self.now_ms(), gives_way) {
             Ok(Put::Stored { evicted, older, .. }) => {
                 self.count_evicted(evicted);
-                Kept { is_new: true, other: older }
+                older
             }
             Ok(Put::Stale { held }) => {
-                Kept { is_new: false, other: Some(held).filter(|held| *held != version) }
+                if is_overtaken(version, held) {
+                    self.0.recent.note_unseen(key, version, uptime_ms);
+                }
+                Some(held).filter(|held| *held != version)
             }
             Err(StoreError::TooLarge { .. }) => {
                 // This node's store is smaller than the sender's.
                 self.forget_older(key, version);
-                Kept { is_new: false, other: None }
+                None
             }
         }
-    }
-
-    /// Keeps a record that another node than its writer brings, so that the writer never learns which older version was here.
-    pub(super) fn keep_found(&self, key: &Key, record: Record) -> Kept {
-        let version = record.version();
-        let kept = self.keep(key, record);
-        if let Some(older) = kept.other.filter(|other| is_overtaken(*other, version)) {
-            self.0.recent.note_hidden(key, older, self.uptime_ms());
-        }
-        kept
     }
 
     /// Whether a lease that this node granted under another table than its present one may still run.

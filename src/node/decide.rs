@@ -140,7 +140,7 @@ impl Node {
     }
 
     /// Grants a conditional write that another owner decided, and did not answer for, if that decision is as good as one made
-    /// now: nobody who answers has anything but this write and what its condition names, nor had when the write arrived there.
+    /// now: nobody who answers has anything but this write and what it was decided on, nor had anything that gave way to it.
     async fn finish(
         &self,
         operation: &Operation,
@@ -150,17 +150,13 @@ impl Node {
         deadline: Instant,
     ) -> Result<Outcome, Refusal> {
         let key = operation.key();
-        let (record, replaced) = fenced.found.clear(version).ok_or(Refusal::DecidedBefore)?;
-        let on = operation.condition().oldest().max(replaced);
-        if !fenced.has_only(version, on) {
+        let on = operation.condition().oldest().max(fenced.found.replaced(version));
+        let record = fenced.found.clear(version, on).filter(|_| fenced.has_only(version, on));
+        let record = record.ok_or(Refusal::DecidedBefore)?.clone();
+        if self.keep(key, record.clone()) > on || !fenced.stands(self.uptime_ms()) {
             return Err(Refusal::DecidedBefore);
         }
-        let record = record.clone();
-        let kept = self.keep(key, record.clone());
-        if kept.other.is_some_and(|other| Some(other) > on) || !fenced.stands(self.uptime_ms()) {
-            return Err(Refusal::DecidedBefore);
-        }
-        self.0.recent.note(mark, Done { version, on, is_clear: true }, self.uptime_ms());
+        self.0.recent.note(mark, Done { version, on }, self.uptime_ms());
         let outcome = match operation {
             Operation::Delete(_, condition) => {
                 Outcome::Deleted { found: *condition != Condition::Absent, degraded: false }

@@ -25,6 +25,7 @@ pub(super) struct Peeked {
     calling: Vec<NodeId>,
     at_ms: u64,
     done: Option<Done>,
+    unseen: Option<Version>,
 }
 
 type Answer = (NodeId, Result<Peeked, LinkError>);
@@ -72,19 +73,23 @@ impl Gathered {
         self.peeked().filter_map(|(_, peeked)| peeked.done).map(|done| done.version).max()
     }
 
-    /// The write that was asked for, if it has been done under that version, everybody who holds it has it from its writer, and none
-    /// of them knows of anything that it replaced and its writer had not in view. With the newest version that it replaced.
-    pub(super) fn clear(&self, version: Version) -> Option<(&Record, Option<Version>)> {
+    /// The record of that version, if somebody holds it, and whoever does says that nothing newer than `on` gave way to it unseen.
+    pub(super) fn clear(&self, version: Version, on: Option<Version>) -> Option<&Record> {
         let mut clear = None;
         for (_, peeked) in self.peeked() {
             let held = peeked.record.as_ref().filter(|record| record.version() == version);
-            if let Some(record) = held {
-                let done = peeked.done.filter(|done| done.version == version);
-                let is_clear = |done: &Done| done.is_clear || cfg!(feature = "fault-finish-unseen");
-                clear = Some((record, done.filter(is_clear)?.on.max(clear.and_then(|(_, on)| on))));
+            if held.is_some() && peeked.unseen > on && !cfg!(feature = "fault-finish-unseen") {
+                return None;
             }
+            clear = clear.or(held);
         }
         clear
+    }
+
+    /// What the write that was asked for replaced when it was done under that version, if somebody knows.
+    pub(super) fn replaced(&self, version: Version) -> Option<Version> {
+        let done = self.peeked().filter_map(|(_, peeked)| peeked.done);
+        done.filter(|done| done.version == version).filter_map(|done| done.on).max()
     }
 
     /// Whether a member has answered.
@@ -199,7 +204,7 @@ impl Node {
         let others = owners.into_iter().filter(|owner| owner != one).collect();
         let mut found = self.peek_at_all(&placement, others, key, 0, deadline).await;
         let (standing, unheard, calling) = (Standing::Authority, Vec::new(), Vec::new());
-        let nothing = Peeked { record: None, standing, unheard, calling, at_ms: 0, done: None };
+        let nothing = Peeked { record: None, standing, unheard, calling, at_ms: 0, done: None, unseen: None };
         found.answers.insert(0, (one.clone(), Ok(nothing)));
         found.owners += 1;
         found
@@ -234,10 +239,12 @@ impl Node {
         // Before the record, so that it is not older than what is said to be done.
         let done = self.0.recent.done(mark, now_ms);
         let record = self.0.store.peek(key, self.now_ms());
+        // After the record: what it replaced was noted before it could be found.
+        let unseen = self.0.recent.unseen(key, now_ms);
         let unheard = self.unheard(&placement);
         let calling =
             unheard.iter().filter(|member| self.0.reach.is_calling(member, now_ms)).cloned().collect();
-        Peeked { record, standing, unheard, calling, at_ms: now_ms, done }
+        Peeked { record, standing, unheard, calling, at_ms: now_ms, done, unseen }
     }
 
     /// What a node's own store has.
@@ -260,12 +267,12 @@ impl Node {
         let reply = self.0.links.call((member, address), &request, &[], deadline).await;
         match reply.map_err(|error| self.doubt_refusal(member, error))? {
             (Reply::Peeked(peeked), mut values) => {
-                let PeekReply { record, standing, unheard, calling, at_ms, done } = *peeked;
+                let PeekReply { record, standing, unheard, calling, at_ms, done, unseen } = *peeked;
                 let record = record.map(|head| record_from_wire(head, &mut values)).transpose();
                 // A record that cannot be read is as good as no answer.
                 let record = record.map_err(|_| LinkError::Broken(address))?;
                 let record = record.map(|(_, record)| record);
-                Ok(Peeked { record, standing, unheard, calling, at_ms, done })
+                Ok(Peeked { record, standing, unheard, calling, at_ms, done, unseen })
             }
             (other, _) => {
                 if self.0.complaints.is_due("peek") {
@@ -309,11 +316,12 @@ impl Node {
 
 /// As it travels.
 pub(super) fn peeked_to_wire(key: &Key, peeked: Peeked) -> (Reply, Vec<Bytes>) {
-    let Peeked { record, standing, unheard, calling, at_ms, done } = peeked;
+    let Peeked { record, standing, unheard, calling, at_ms, done, unseen } = peeked;
     let (record, value) = match record.map(|record| super::operation::record_to_wire(key, record)) {
         Some((head, value)) => (Some(head), value),
         None => (None, Bytes::new()),
     };
     let values = if value.is_empty() { Vec::new() } else { vec![value] };
-    (Reply::Peeked(Box::new(PeekReply { record, standing, unheard, calling, at_ms, done })), values)
+    let peeked = PeekReply { record, standing, unheard, calling, at_ms, done, unseen };
+    (Reply::Peeked(Box::new(peeked)), values)
 }

@@ -15,7 +15,7 @@ use super::gather::Gathered;
 use super::operation::{outcome_from_wire, unexpected};
 use super::{Done, Node, NodeError, Operation, Outcome};
 use crate::link::{Claim, LinkError, Refusal, Reply, Request, Settled};
-use crate::model::{Fingerprint, Key, NodeId, Recent, Record};
+use crate::model::{Fingerprint, Key, NodeId, Recent, Record, Version};
 use crate::telemetry::Route;
 
 /// How soon to look again when nobody could act, because a table is about to change, or a lease to run out; then twice as
@@ -42,9 +42,12 @@ struct Doubt {
 }
 
 impl Doubt {
-    /// Whether the key was written since a write began that may have been done.
-    fn is_overtaken(&self, found: &Gathered) -> bool {
-        !self.owners.is_empty() && found.versions().any(|version| version.time() > self.began)
+    /// Whether a conditional write may have been done, and the key was written since it began. What its condition names was
+    /// there before, even if this node's clock has not heard of it.
+    fn is_overtaken(&self, operation: &Operation, found: &Gathered) -> bool {
+        let named = operation.condition().oldest();
+        let is_newer = |version: Version| version.time() > self.began && Some(version) > named;
+        operation.is_conditional() && !self.owners.is_empty() && found.versions().any(is_newer)
     }
 }
 
@@ -131,9 +134,7 @@ impl Node {
                 }
                 (Operation::Get(_), Some(_)) => found.failure(),
                 // An owner may have done it already; doing it again would undo what came after it.
-                (_, Some(_))
-                    if operation.is_conditional() && found.done().is_none() && doubt.is_overtaken(&found) =>
-                {
+                (_, Some(_)) if found.done().is_none() && doubt.is_overtaken(operation, &found) => {
                     return Err(in_doubt("and the key has changed since"));
                 }
                 (_, Some(_)) => match self.act(operation, &found, claim, &mut doubt, deadline).await {

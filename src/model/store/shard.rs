@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{
-    Current, Evicted, Lookup, Put, Swept,
+    Current, Evicted, Lookup, Swept,
     entries::Entries,
     floors::{Floors, Watched},
     item::Item,
@@ -119,17 +119,6 @@ impl Shard {
     }
 
     /// An item must cost no more than [`Shard::item_bytes_max`].
-    pub(super) fn put_if_newer(&mut self, key: &Key, version: Version, new: New, now_ms: u64) -> Put {
-        match self.current(key, now_ms) {
-            Some(current) if current.version >= version => Put::Stale { held: current.version },
-            current => {
-                let evicted = self.replace(key, new, now_ms);
-                let replaced = current.is_some_and(|current| current.live);
-                Put::Stored { evicted, replaced, older: current.map(|current| current.version) }
-            }
-        }
-    }
-
     /// Puts what is new in the place of whatever was there. Of what is over as it comes only the tombstone stays, if it leaves
     /// one.
     pub(super) fn replace(&mut self, key: &Key, new: New, now_ms: u64) -> Evicted {
