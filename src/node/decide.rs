@@ -56,10 +56,11 @@ impl Fenced {
         found.into_iter().chain(&self.seen).max_by_key(|record| record.version())
     }
 
-    /// Whether nothing was found but this version and what is not newer than `on`.
-    fn has_only(&self, version: Version, on: Option<Version>) -> bool {
+    /// The record of that version, if nothing else was found that is newer than `on`, nor gave way to it unseen.
+    fn clear(&self, version: Version, on: Option<Version>) -> Option<&Record> {
         let mut versions = self.found.versions().chain(self.seen.iter().map(Record::version));
-        versions.all(|found| found == version || Some(found) <= on)
+        let is_alone = versions.all(|found| found == version || Some(found) <= on);
+        self.found.clear(version, on).filter(|_| is_alone)
     }
 }
 
@@ -151,9 +152,11 @@ impl Node {
     ) -> Result<Outcome, Refusal> {
         let key = operation.key();
         let on = operation.condition().oldest().max(fenced.found.replaced(version));
-        let record = fenced.found.clear(version, on).filter(|_| fenced.has_only(version, on));
-        let record = record.ok_or(Refusal::DecidedBefore)?.clone();
-        if self.keep(key, record.clone()) > on || !fenced.stands(self.uptime_ms()) {
+        let record = fenced.clear(version, on).ok_or(Refusal::DecidedBefore)?.clone();
+        if !fenced.stands(self.uptime_ms()) {
+            return Err(Refusal::Undecided);
+        }
+        if self.keep(key, record.clone()) > on {
             return Err(Refusal::DecidedBefore);
         }
         self.0.recent.note(mark, Done { version, on }, self.uptime_ms());
@@ -218,9 +221,7 @@ impl Node {
     async fn confirm_once(&self, written: &Written, deadline: Instant) -> Result<(), Refusal> {
         let fenced = self.fence_and_gather(&written.key, 0, deadline).await?;
         let on = written.judged.as_ref().and_then(|judged| judged.on);
-        if !fenced.has_only(written.record.version(), on) {
-            return Err(Refusal::Unconfirmed);
-        }
+        fenced.clear(written.record.version(), on).ok_or(Refusal::Unconfirmed)?;
         self.spread(&fenced, written).await?;
         if fenced.stands(self.uptime_ms()) { Ok(()) } else { Err(Refusal::Unconfirmed) }
     }
@@ -238,8 +239,7 @@ impl Node {
             self.hear_witnesses(&placement, key, deadline)
         );
         let members = placement.ring.members();
-        let is_sure =
-            found.is_conclusive() && found.is_of_majority(members) && 2 * heard.answered > members.len();
+        let is_sure = found.is_heard() && found.is_of_majority(members) && 2 * heard.answered > members.len();
         let seen = heard.writes.into_iter().filter(|seen| !found.has_answered(&seen.holder));
         let seen = seen.map(|seen| seen.record).collect();
         let fenced = Fenced { placement, fence, since_ms, found, seen };
@@ -260,14 +260,20 @@ impl Node {
         let holding = fenced.placement.other_members().map(async |member| {
             let (key, record) = (&written.key, &written.record);
             if !ring.owns(member, key.slot()) {
-                return self.show(&fenced.placement, member, (key, record), deadline).await;
+                return Ok(self.show(&fenced.placement, member, (key, record), deadline).await);
             }
             let records = [(key, record.clone(), written.mark)].into_iter();
-            let copied = self.copy_to(member, Request::Copy, records, deadline).await;
-            matches!(copied, Copied::Held { ring: theirs, met, .. }
-                if theirs == ring.fingerprint() && !met.iter().any(|(_, met)| written.was_decided_without(*met)))
+            match self.copy_to(member, Request::Copy, records, deadline).await {
+                // It had something that the decision had not in view: a majority without it changes nothing.
+                Copied::Held { met, .. } if met.iter().any(|(_, met)| written.was_decided_without(*met)) => {
+                    Err(Refusal::Unconfirmed)
+                }
+                Copied::Held { ring: theirs, .. } => Ok(theirs == ring.fingerprint()),
+                _ => Ok(false),
+            }
         });
-        let holders = 1 + join_all(holding).await.into_iter().filter(|is_held| *is_held).count();
+        let held: Vec<bool> = join_all(holding).await.into_iter().collect::<Result<_, _>>()?;
+        let holders = 1 + held.into_iter().filter(|is_held| *is_held).count();
         if 2 * holders > ring.members().len() { Ok(()) } else { Err(Refusal::Unconfirmed) }
     }
 

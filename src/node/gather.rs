@@ -40,16 +40,23 @@ pub(super) struct Gathered {
 impl Gathered {
     /// Whether nothing newer can be anywhere.
     pub(super) fn is_conclusive(&self) -> bool {
-        let any = |standing| self.peeked().any(|(_, peeked)| peeked.standing == standing);
+        self.has(&[Standing::Authority]) || self.is_heard()
+    }
+
+    /// The same without the word of one owner that has authority: another one may have acted a moment ago.
+    pub(super) fn is_heard(&self) -> bool {
         let is_settled = |(member, answer): &Answer| {
             matches!(answer, Ok(_) | Err(LinkError::Refused(_))) || self.is_unheard(member)
         };
         // One that calls others acts, and may have what an owner lacks that is not synced.
         let is_calling = |member: &NodeId| self.peeked().any(|(_, peeked)| peeked.calling.contains(member));
         let is_out = |answer: &Answer| is_settled(answer) && (answer.1.is_ok() || !is_calling(&answer.0));
-        any(Standing::Authority)
-            || any(Standing::Synced) && self.owners().iter().all(is_settled)
+        self.has(&[Standing::Synced, Standing::Authority]) && self.owners().iter().all(is_settled)
             || self.is_everybody && self.answers.iter().all(is_out)
+    }
+
+    fn has(&self, standings: &[Standing]) -> bool {
+        self.peeked().any(|(_, peeked)| standings.contains(&peeked.standing))
     }
 
     fn add_others(&mut self, others: Gathered) {
@@ -73,15 +80,18 @@ impl Gathered {
         self.peeked().filter_map(|(_, peeked)| peeked.done).map(|done| done.version).max()
     }
 
-    /// The record of that version, if somebody holds it, and whoever does says that nothing newer than `on` gave way to it unseen.
+    /// The record of that version, if somebody holds it, and nobody who has nothing newer says that something newer than `on` gave
+    /// way unseen.
     pub(super) fn clear(&self, version: Version, on: Option<Version>) -> Option<&Record> {
         let mut clear = None;
         for (_, peeked) in self.peeked() {
             let held = peeked.record.as_ref().filter(|record| record.version() == version);
-            if held.is_some() && peeked.unseen > on && !cfg!(feature = "fault-finish-unseen") {
+            let may_have_given_way = held.is_some() || peeked.record.is_none();
+            if may_have_given_way && peeked.unseen > on && !cfg!(feature = "fault-finish-unseen") {
                 return None;
             }
-            clear = clear.or(held);
+            // Of what was evicted a tombstone may be left.
+            clear = held.filter(|held| matches!(held, Record::Entry(_))).or(clear).or(held);
         }
         clear
     }

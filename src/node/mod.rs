@@ -2,7 +2,7 @@
 //!
 //! Owns the store, the ring and the links to peers, and follows the membership view that gossip publishes. Speaks no
 //! protocol towards clients. Invariant: a record gets into the store by being stamped there, by an owner or at the word of
-//! people who debug ([`Node::apply_here`]), or through `put_if_newer`.
+//! people who debug ([`Node::apply_here`]), or through `put_over`.
 
 mod admission;
 mod apply;

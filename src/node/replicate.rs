@@ -312,6 +312,10 @@ impl Node {
     ) -> bool {
         let newer = met.filter(|met| *met > one.record.version());
         let is_unseen = met.is_some_and(|met| one.was_decided_without(met));
+        if let Some(met) = met.filter(|_| is_unseen) {
+            // So that whoever finishes it hears of that here, too.
+            self.0.recent.note_unseen(&one.key, met, self.uptime_ms());
+        }
         // The newer one must be known here: else it is of a clock far ahead, and hides this write.
         let is_hidden = newer.is_some_and(|newer| !self.holds_since(&one.key, newer));
         let is_doubtful = is_elsewhere || newer.is_some();

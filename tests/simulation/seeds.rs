@@ -72,6 +72,11 @@ const FAILED_ONCE: &[u64] = &[
     29_929_879_112,
     29_929_782_392,
     10_121,
+    29_930_431_734,
+    29_930_432_471,
+    29_930_432_816,
+    29_930_433_397,
+    29_930_435_171,
 ];
 
 /// A hole that is known: what comes of it is reported and not counted until its cure is there. Then the entry goes, and its

@@ -21,6 +21,7 @@ use shoal::node::Stop;
 use shoal::security::{SecretSource, Security, SecurityConfig};
 use shoal::server;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::Duration;
 use tokio_util::sync::CancellationToken;
 use turmoil::Sim;
@@ -63,6 +64,7 @@ struct Host {
     launched: u64,
     skew_ms: Arc<AtomicI64>,
     process: Option<Running>,
+    killed_at_ms: Option<u64>,
 }
 
 struct Running {
@@ -84,6 +86,8 @@ struct Launch {
     seed: u64,
     leave: CancellationToken,
     complaints: Rc<RefCell<Vec<String>>>,
+    /// The one before was killed at the same time.
+    follows_at_once: bool,
 }
 
 impl World {
@@ -162,6 +166,7 @@ impl World {
     /// Starts a node with an empty memory; `seeds` are the hosts it joins by.
     pub(crate) fn start(&mut self, node: usize, seeds: usize) {
         let join: Vec<String> = self.addresses()[..seeds].iter().map(ToString::to_string).collect();
+        let now_ms = self.now_ms();
         let host = &mut self.hosts[node];
         host.launched += 1;
         let mut random = StdRng::seed_from_u64(self.seed ^ ((node as u64 + 1) << 48) ^ (host.launched << 32));
@@ -175,6 +180,7 @@ impl World {
             seed: random.random(),
             leave: running.leave.clone(),
             complaints: self.complaints.clone(),
+            follows_at_once: host.killed_at_ms == Some(now_ms),
         };
         host.process = Some(running);
         // Fails when the host is gone, with the whole simulation.
@@ -186,6 +192,7 @@ impl World {
     pub(crate) fn kill(&mut self, node: usize) {
         if let Some(running) = self.hosts[node].process.take() {
             running.process.kill();
+            self.hosts[node].killed_at_ms = Some(self.now_ms());
         }
     }
 
@@ -236,16 +243,21 @@ impl Host {
         // The simulation could start the host again; this one never has it crash.
         let inbox = RefCell::new(Some(inbox));
         sim.host(name, move || supervise(inbox.borrow_mut().take()));
-        Host { address, launches, launched: 0, skew_ms: Arc::default(), process: None }
+        Host { address, launches, launched: 0, skew_ms: Arc::default(), process: None, killed_at_ms: None }
     }
 }
 
 /// The host's software: runs one node after another.
 async fn supervise(launches: Option<mpsc::UnboundedReceiver<Launch>>) -> turmoil::Result {
     let mut launches = launches.ok_or("a host runs once")?;
+    let mut former: Option<JoinHandle<_>> = None;
     while let Some(launch) = launches.recv().await {
+        // What was killed in this very moment has its port until its tasks have run once more.
+        if launch.follows_at_once && former.is_some_and(|former| !former.is_finished()) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         let process = launch.process.clone();
-        tokio::task::spawn_local(process.run(run(launch)));
+        former = Some(tokio::task::spawn_local(process.run(run(launch))));
     }
     Ok(())
 }

@@ -118,9 +118,8 @@ impl Shard {
         }
     }
 
-    /// An item must cost no more than [`Shard::item_bytes_max`].
     /// Puts what is new in the place of whatever was there. Of what is over as it comes only the tombstone stays, if it leaves
-    /// one.
+    /// one. An item must cost no more than [`Shard::item_bytes_max`].
     pub(super) fn replace(&mut self, key: &Key, new: New, now_ms: u64) -> Evicted {
         let key = key.as_str().as_bytes();
         self.entries.take(key);

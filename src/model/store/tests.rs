@@ -427,3 +427,19 @@ fn a_lost_tombstone_and_a_version_given_up_leave_a_floor_where_something_is_watc
     store.note_given_up(&key(300), at(NOW + 400), NOW);
     assert_eq!(store.get(&key(300), NOW), Lookup::Deleted(at(NOW + 400)));
 }
+
+#[test]
+fn what_gives_way_is_told_before_it_is_gone() {
+    let store = store(1 << 20);
+    let told = |number| {
+        let mut told = None;
+        let put = store.put_over(&key(1), Record::Entry(entry(number, 10)), NOW, |older| told = Some(older));
+        (told, put.unwrap())
+    };
+    assert_eq!(told(2).0, None);
+    let (older, put) = told(3);
+    assert_eq!(older, Some(Version::new(2, 1)));
+    assert!(matches!(put, Put::Stored { older: Some(_), .. }));
+    assert_eq!(told(3), (None, Put::Stale { held: Version::new(3, 1) }));
+    assert_eq!(told(1).0, None);
+}

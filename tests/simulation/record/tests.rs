@@ -199,6 +199,8 @@ fn a_condition_fails_for_a_reason() {
     }
     let perhaps = [put(1, 2, "a"), unknown(3, 4, Action::Delete), replace(5, 6)];
     assert_eq!(check(&perhaps, &[]), ERROR);
+    let greater = [put(1, 2, "b"), put(3, 4, "a"), replace(5, 6)];
+    assert_eq!(check(&greater, &[]), ["acknowledged, yet older than what was there"], "nothing else is said");
     let again = Outcome::Found { value: "a".into(), version: "b".into() };
     let again = [put(1, 2, "a"), replace(3, 4), (5, 6, Action::Get, again)];
     assert_eq!(check(&again, &[]), ["a write under two versions"]);

@@ -180,14 +180,23 @@ impl Schedule {
         let cuts = felt.iter().filter(|event| event.fault.is_cut()).count();
         let splits = felt.iter().filter(|event| event.fault.is_split()).count();
         let pairs: Vec<_> = felt.iter().filter_map(|event| event.fault.pair()).collect();
-        // One that leaves is there until it has handed over.
-        let gone = felt.iter().filter(|event| !matches!(event.fault, Fault::Leave { .. }));
-        let down: BTreeSet<usize> = gone.filter_map(|event| event.fault.down()).collect();
+        let (leave, gone) =
+            felt.iter().copied().partition(|event| matches!(event.fault, Fault::Leave { .. }));
+        let nodes = |events: Vec<&Event>| -> BTreeSet<usize> {
+            events.into_iter().filter_map(|event| event.fault.down()).collect()
+        };
+        let (leave, down) = (nodes(leave), nodes(gone));
         let stops = felt.iter().filter(|event| matches!(event.fault, Fault::Pause { .. })).count();
-        let reaches_few = (0..self.nodes).any(|node| {
-            let lacks = pairs.iter().filter(|(a, b)| *a == node || *b == node).count();
-            2 * (lacks + down.iter().filter(|other| **other != node).count()) >= self.nodes
-        });
+        // One that leaves is there until it has handed over, and no member any more.
+        let stay = |a: &usize, b: &usize| !leave.contains(a) && !leave.contains(b);
+        let reaches_few = |is_counted: &dyn Fn(&usize, &usize) -> bool, members: usize| {
+            (0..self.nodes).any(|node| {
+                let lacks = pairs.iter().filter(|(a, b)| (*a == node || *b == node) && is_counted(a, b));
+                2 * (lacks.count() + down.iter().filter(|other| **other != node).count()) >= members
+            })
+        };
+        let reaches_few = reaches_few(&|_, _| true, self.nodes)
+            || reaches_few(&stay, self.nodes.saturating_sub(leave.len()));
         // Two of one side that stop one after the other take each other for dead, and are on two sides when they go on.
         splits > 0 && (cuts > 1 || stops > 1)
             || !pairs.is_empty() && reaches_few

@@ -96,6 +96,17 @@ fn a_pair_that_is_cut_excuses_nothing_but_its_own_errors() {
 }
 
 #[test]
+fn a_pair_that_is_cut_is_a_split_once_no_other_node_stays() {
+    let leave = |node| (Fault::Leave { node }, 2_000, 8_000);
+    let sees = |nodes, events: &[_]| {
+        let schedule = Schedule { nodes, ..schedule(&[&[(PAIR, 1_000, 9_000)], events].concat()) };
+        schedule.must_see(at(0, (4_000, 4_100)), at(1, (5_000, 5_100)))
+    };
+    assert!(sees(4, &[leave(2)]) && sees(3, &[leave(0)]));
+    assert!(!sees(3, &[leave(2)]) && !sees(4, &[leave(2), leave(3)]));
+}
+
+#[test]
 fn a_node_of_a_pair_may_take_with_it_what_the_other_lacks() {
     let then = |fault| schedule(&[(PAIR, 1_000, 9_000), (fault, 2_000, 2_100)]);
     assert!(!sees(&then(CRASH_0), (1_500, 1_600), (3_000, 3_100)));
