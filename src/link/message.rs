@@ -124,9 +124,7 @@ pub enum Refusal {
     Undecided,
     /// The condition was decided before, by an owner that fell silent, and the decision may not stand: another owner may have
     /// acted without it in view.
-    #[error(
-        "the write may have been done before its owner fell silent; its condition was decided, and others may have acted, too"
-    )]
+    #[error("its condition was decided, and others may have acted, too")]
     DecidedBefore,
 }
 

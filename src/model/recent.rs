@@ -1,4 +1,5 @@
-//! Which writes were done lately, and under which version: one that is asked for again is not done again.
+//! Which writes were done lately, and under which version: one that is asked for again is not done again. And which versions gave
+//! way lately to records whose writers may not have seen them.
 //!
 //! An asker that got no answer, or one in doubt, has the write done once more, by whichever owner it reaches; each try has the
 //! same [`Recent::mark`]. An owner that overwrote the key since then need not do it: see [`Recent::given_plain`]. Does not know

@@ -2,7 +2,8 @@
 //!
 //! Such an owner has a majority of the members promise it the slot and waits until no other owner can act by a lease of its
 //! own (see [`Fence`]); only then does it ask everybody what they hold, and decide. A write that an owner lacks is
-//! granted only when a majority holds it, and while the fence has stood all the time: whoever decides next finds it.
+//! granted only when a majority holds it, and while the fence has stood all the time: whoever decides next finds it. A write that
+//! another owner decided and did not answer for is finished in the same way.
 //! Invariant: of two conditional writes that are granted, the later one was decided with the earlier one in view.
 
 use std::sync::Arc;

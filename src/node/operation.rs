@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::route::in_doubt;
 use crate::link::{self, LinkError, RecordHead, RecordKind, Refusal, Reply};
 use crate::model::{Condition, ContentType, Entry, Key, NodeId, Record, StoreError, Tombstone, Version};
 
@@ -133,7 +134,8 @@ impl From<Refusal> for NodeError {
             Refusal::NotOwner | Refusal::NotSynced => {
                 NodeError::ForwardFailed("the members do not agree yet about who has the key".into())
             }
-            Refusal::Unconfirmed | Refusal::DecidedBefore => NodeError::ForwardFailed(refusal.to_string()),
+            Refusal::Unconfirmed => NodeError::ForwardFailed(refusal.to_string()),
+            Refusal::DecidedBefore => in_doubt(&refusal.to_string()),
             Refusal::Invalid(reason) => NodeError::DecodeFailed(reason),
         }
     }

@@ -34,7 +34,7 @@ pub(super) fn check(operations: &[&Operation], schedule: &Schedule) -> Vec<Strin
                 check_value(operation, (version, value), &writes, schedule, "a lost update")
             }
             (Action::Create(_) | Action::Replace(..), Some(Outcome::Refused)) => {
-                check_refusal(operation, operations, schedule)
+                check_refusal(operation, operations, &writes, schedule)
             }
             _ => Ok(()),
         };
@@ -167,17 +167,20 @@ fn check_miss(
 }
 
 /// A condition fails only if there was a moment, while it was asked for, at which it did not hold.
-fn check_refusal(refused: &Operation, operations: &[&Operation], schedule: &Schedule) -> Result<(), String> {
-    let writes: Vec<_> = operations.iter().copied().filter(|one| one.action != Action::Get).collect();
+fn check_refusal(
+    refused: &Operation,
+    operations: &[&Operation],
+    writes: &[&Operation],
+    schedule: &Schedule,
+) -> Result<(), String> {
     let end = refused.end.as_ref().map(|(end, _)| *end);
     let mut others = writes.iter().rev().filter(|write| {
         write.may_be_done() && !std::ptr::eq(**write, refused) && end.is_some_and(|end| write.start < end)
     });
     let is_justified = match &refused.action {
         // Something may have been there.
-        Action::Create(_) => others.any(|write| {
-            write.action != Action::Delete && !is_surely_gone(write, refused, &writes, schedule)
-        }),
+        Action::Create(_) => others
+            .any(|write| write.action != Action::Delete && !is_surely_gone(write, refused, writes, schedule)),
         // Something else may have been there, or nothing.
         Action::Replace(_, version) => {
             let Some(wanted) = writes.iter().find(|write| write.made() == Some(version)) else {
@@ -200,7 +203,7 @@ fn check_refusal(refused: &Operation, operations: &[&Operation], schedule: &Sche
         return Ok(());
     }
     // What it was to replace may be there under another version.
-    let other = operations.iter().find(|one| is_again(one, refused, &writes));
+    let other = operations.iter().find(|one| is_again(one, refused, writes));
     Err(other.map_or(format!("refused without a reason: {refused}"), |other| {
         format!("a write under two versions: {other}\n  {refused}")
     }))

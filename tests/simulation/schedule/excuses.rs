@@ -187,16 +187,17 @@ impl Schedule {
         };
         let (leave, down) = (nodes(leave), nodes(gone));
         let stops = felt.iter().filter(|event| matches!(event.fault, Fault::Pause { .. })).count();
-        // One that leaves is there until it has handed over, and no member any more.
-        let stay = |a: &usize, b: &usize| !leave.contains(a) && !leave.contains(b);
-        let reaches_few = |is_counted: &dyn Fn(&usize, &usize) -> bool, members: usize| {
+        let reaches_few = |pairs: &[(usize, usize)], members: usize| {
             (0..self.nodes).any(|node| {
-                let lacks = pairs.iter().filter(|(a, b)| (*a == node || *b == node) && is_counted(a, b));
-                2 * (lacks.count() + down.iter().filter(|other| **other != node).count()) >= members
+                let lacks = pairs.iter().filter(|(a, b)| *a == node || *b == node).count();
+                2 * (lacks + down.iter().filter(|other| **other != node).count()) >= members
             })
         };
-        let reaches_few = reaches_few(&|_, _| true, self.nodes)
-            || reaches_few(&stay, self.nodes.saturating_sub(leave.len()));
+        // One that leaves is there until it has handed over, and is no member any more.
+        let stays = |node: &usize| !leave.contains(node);
+        let staying: Vec<_> = pairs.iter().copied().filter(|(a, b)| stays(a) && stays(b)).collect();
+        let reaches_few =
+            reaches_few(&pairs, self.nodes) || reaches_few(&staying, self.nodes.saturating_sub(leave.len()));
         // Two of one side that stop one after the other take each other for dead, and are on two sides when they go on.
         splits > 0 && (cuts > 1 || stops > 1)
             || !pairs.is_empty() && reaches_few
