@@ -1,18 +1,17 @@
 //! Conditional writes at an owner without authority: fenced first, decided then.
 //!
 //! Such an owner has a majority of the members promise it the slot and waits until no other owner can act by a lease of its
-//! own (see [`Fence`]); only then does it ask everybody what they hold, and decide. A write that an owner lacks is
+//! own (see [`super::promise`]); only then does it ask everybody what they hold, and decide. A write that an owner lacks is
 //! granted only when a majority holds it, and while the fence has stood all the time: whoever decides next finds it. A write that
 //! another owner decided and did not answer for is finished in the same way.
 //! Invariant: of two conditional writes that are granted, the later one was decided with the earlier one in view.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use futures_util::stream::{self, FuturesUnordered, StreamExt};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use futures_util::stream::{self, StreamExt};
+use tokio::time::{Instant, sleep};
 
 use super::copies::Copied;
 use super::fence::SlotFence;
@@ -20,18 +19,11 @@ use super::gather::Gathered;
 use super::placement::Placement;
 use super::replicate::{Judged, Written};
 use super::{Node, Operation, Outcome};
-use crate::link::{Claim, Refusal, Reply, Request};
-use crate::model::{
-    Condition, Done, Fence, Fingerprint, Key, Ledger, NodeId, Recent, Record, Slot, Version, mix,
-};
-use crate::net::spawn;
+use crate::link::{Claim, Refusal, Request};
+use crate::model::{Condition, Done, Key, Recent, Record, Version};
 
-/// How long a member may take to promise, or to take a copy that is not its own.
-const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
-/// How often promises are asked for again while a lease is waited out.
-const RENEWAL: Duration = Duration::from_millis(Ledger::LEASE_MS / 3);
-/// An owner that got no majority waits this long, and at random up to as much again, so that another owner can get one.
-const REST_MS: u64 = 40;
+/// How long a member may take to take a copy, also one that is not its own.
+const SPREAD_TIMEOUT: Duration = Duration::from_millis(300);
 /// Operations of one batch whose conditions are decided at a time.
 const DECIDING_MAX: usize = 32;
 /// Pause before a write is confirmed again.
@@ -66,14 +58,6 @@ impl Fenced {
 }
 
 impl Node {
-    /// Answers a member that asks for a promise.
-    pub(super) fn promise(&self, to: &NodeId, slot: Slot, theirs: Fingerprint, asked_ms: u64) -> bool {
-        let now_ms = self.uptime_ms();
-        // The process before this one may have given one to somebody else.
-        let may_give = self.is_admitted() && !self.is_leaving() && now_ms > Ledger::LEASE_MS;
-        may_give && theirs == self.ring().fingerprint() && self.0.fences.give(slot, to, asked_ms, now_ms)
-    }
-
     /// Does conditional writes as an owner that has no authority; the results with their indexes.
     pub(super) async fn decide_all(
         &self,
@@ -257,7 +241,7 @@ impl Node {
     /// Has a majority of the members hold a write that an owner lacks.
     async fn spread(&self, fenced: &Fenced, written: &Written) -> Result<(), Refusal> {
         let ring = &fenced.placement.ring;
-        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        let deadline = Instant::now() + SPREAD_TIMEOUT;
         let holding = fenced.placement.other_members().map(async |member| {
             let (key, record) = (&written.key, &written.record);
             if !ring.owns(member, key.slot()) {
@@ -276,90 +260,5 @@ impl Node {
         let held: Vec<bool> = join_all(holding).await.into_iter().collect::<Result<_, _>>()?;
         let holders = 1 + held.into_iter().filter(|is_held| *is_held).count();
         if 2 * holders > ring.members().len() { Ok(()) } else { Err(Refusal::Unconfirmed) }
-    }
-
-    /// Puts up a fence, or keeps it up. None if that cannot be had now.
-    async fn raise(&self, placement: &Placement, slot: Slot, deadline: Instant) -> Option<Arc<SlotFence>> {
-        let ring = placement.ring.fingerprint();
-        let fence = self.0.fences.of(slot, self.uptime_ms());
-        let _turn = timeout_at(deadline, fence.turn.lock()).await.ok()?;
-        loop {
-            let now_ms = self.uptime_ms();
-            if fence.look(ring, |fence| fence.is_firm(now_ms)) {
-                return Some(fence.clone());
-            }
-            if fence.rests(now_ms) || self.ring().fingerprint() != ring {
-                return None;
-            }
-            self.ask_for_promises(placement, slot, &fence, deadline).await;
-            let now_ms = self.uptime_ms();
-            if fence.stands_since(ring, now_ms, now_ms) {
-                return Some(fence.clone());
-            }
-            let Some(expected_ms) = fence.look(ring, |fence| fence.expected_ms(now_ms)) else {
-                self.give_back(placement, slot, &fence);
-                return None;
-            };
-            let until = self.instant_at(expected_ms).min(Instant::now() + RENEWAL);
-            if until >= deadline {
-                return None;
-            }
-            sleep_until(until).await;
-        }
-    }
-
-    /// Asks every member for its promise, until the fence stands or all have answered.
-    async fn ask_for_promises(
-        &self,
-        placement: &Placement,
-        slot: Slot,
-        fence: &SlotFence,
-        deadline: Instant,
-    ) {
-        let (ring, asked_ms) = (placement.ring.fingerprint(), self.uptime_ms());
-        if !self.0.fences.give(slot, self.id(), asked_ms, asked_ms) {
-            return;
-        }
-        let goes_on = fence.look(ring, |fence| fence.has_promised(self.id(), asked_ms));
-        if !goes_on {
-            // After the promise: from then on no lease says any more that another owner lacks nothing here.
-            let ledger = self.0.ledger.lock();
-            let others = placement.ring.owners(slot).filter(|owner| *owner != self.id());
-            let leases = others.map(|owner| (owner.clone(), ledger.lease_end(owner))).collect();
-            *fence.state.lock() = Some((ring, Fence::new(placement.ring.members().len(), leases)));
-        }
-        fence.look(ring, |fence| fence.add(self.id(), asked_ms, asked_ms));
-        let deadline = deadline.min(Instant::now() + ANSWER_TIMEOUT);
-        let request =
-            Request::Promise { node_id: self.id().clone(), slot, ring: Some(ring), at_ms: asked_ms };
-        let others = placement.other_members();
-        let mut asking: FuturesUnordered<_> =
-            others.map(async |member| (member, self.call(member, &request, &[], deadline).await)).collect();
-        while let Some((member, answer)) = asking.next().await {
-            if let Ok((Reply::Promised(true), _)) = answer {
-                let now_ms = self.uptime_ms();
-                fence.look(ring, |fence| fence.add(member, asked_ms, now_ms));
-                if fence.look(ring, |fence| fence.is_firm(now_ms)) {
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Gives up a fence that has no majority, so that another owner may have one.
-    fn give_back(&self, placement: &Placement, slot: Slot, fence: &SlotFence) {
-        let now_ms = self.uptime_ms();
-        *fence.state.lock() = None;
-        let chance = mix::mix(self.0.config.seed ^ now_ms ^ slot.index() as u64) % (REST_MS + 1);
-        fence.rests_until_ms.store(now_ms + REST_MS + chance, Ordering::Release);
-        self.0.fences.release(slot, self.id(), now_ms);
-        let request = Request::Promise { node_id: self.id().clone(), slot, ring: None, at_ms: now_ms };
-        let node = self.clone();
-        let others: Vec<NodeId> = placement.other_members().cloned().collect();
-        // Nobody waits for it: a promise that is not given back runs out.
-        spawn(async move {
-            let deadline = Instant::now() + ANSWER_TIMEOUT;
-            join_all(others.iter().map(|member| node.call(member, &request, &[], deadline))).await;
-        });
     }
 }

@@ -1,7 +1,7 @@
 //! The fences of this node, and the promises that it has given to others.
 //!
-//! Sends nothing; see [`super::decide`]. Invariant: a slot that is promised to one member is dirty, in every lease that this node
-//! grants from then on, for all others.
+//! Sends nothing; see [`super::promise`]. Invariant: a slot that is promised to one member is dirty, in every lease that this
+//! node grants from then on, for all others.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

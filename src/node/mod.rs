@@ -27,6 +27,7 @@ mod operation;
 mod owed;
 mod passage;
 mod placement;
+mod promise;
 mod reach;
 mod replicate;
 mod route;

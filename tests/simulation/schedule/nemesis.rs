@@ -35,13 +35,11 @@ pub(super) fn draw(seed: u64, end_ms: u64) -> Option<Schedule> {
         return Some(leave_in_haste(schedule, &owners, start_ms, &mut random));
     }
     if seed % FLAPPING.0 == FLAPPING.1 {
-        let mut at_ms = start_ms;
-        while at_ms + 2_000 < end_ms {
+        schedule.repeat(start_ms, end_ms - 2_000, || {
             // It writes by leases that run while another owner, which finds it silent, writes, too.
-            let for_ms = random.random_range(150..400);
-            schedule.add(Fault::Unreachable { node: owners[0] }, at_ms, for_ms);
-            at_ms += for_ms + random.random_range(300..700);
-        }
+            let fault = Fault::Unreachable { node: owners[0] };
+            (fault, random.random_range(150..400), random.random_range(300..700))
+        });
         return Some(schedule);
     }
     match random.random_range(0..20) {
@@ -71,26 +69,20 @@ pub(super) fn draw(seed: u64, end_ms: u64) -> Option<Schedule> {
             (schedule.is_small, schedule.aim) = (true, None);
             let node = owners[random.random_range(0..2)];
             // For so long that much is evicted meanwhile, and not so long that the node is no owner any more.
-            let mut at_ms = start_ms;
-            while at_ms + 3_000 < end_ms {
+            schedule.repeat(start_ms, end_ms - 3_000, || {
                 let (fault, for_ms) = match random.random_range(0..5) {
                     0 => (pair(&mut random, &owners), 3_000),
                     _ => (Fault::Pause { node }, random.random_range(500..2_500)),
                 };
-                schedule.add(fault, at_ms, for_ms);
-                at_ms += for_ms + random.random_range(2_000..4_000);
-            }
+                (fault, for_ms, random.random_range(2_000..4_000))
+            });
         }
-        16..18 => {
-            let mut at_ms = start_ms;
-            while at_ms + 2_000 < end_ms {
-                // Around what the others take for silence, or for as long as its leases run.
-                let range = if random.random() { 80..100 } else { 100..590 };
-                let for_ms = random.random_range(range);
-                schedule.add(Fault::Pause { node: owners[0] }, at_ms, for_ms);
-                at_ms += for_ms + random.random_range(400..1_000);
-            }
-        }
+        16..18 => schedule.repeat(start_ms, end_ms - 2_000, || {
+            // Around what the others take for silence, or for as long as its leases run.
+            let range = if random.random() { 80..100 } else { 100..590 };
+            let fault = Fault::Pause { node: owners[0] };
+            (fault, random.random_range(range), random.random_range(400..1_000))
+        }),
         _ => {
             // One that none of those who sleep is needed for.
             let for_ms = random.random_range(1_100..1_700);
@@ -125,6 +117,16 @@ fn pair(random: &mut StdRng, owners: &[usize]) -> Fault {
 impl Schedule {
     fn add(&mut self, fault: Fault, start_ms: u64, for_ms: u64) {
         self.events.push(Event { fault, start_ms, end_ms: start_ms + for_ms });
+    }
+
+    /// Adds faults one after the other; each is drawn with how long it and the pause after it last.
+    fn repeat(&mut self, start_ms: u64, until_ms: u64, mut draw: impl FnMut() -> (Fault, u64, u64)) {
+        let mut at_ms = start_ms;
+        while at_ms < until_ms {
+            let (fault, for_ms, pause_ms) = draw();
+            self.add(fault, at_ms, for_ms);
+            at_ms += for_ms + pause_ms;
+        }
     }
 
     /// The owners of a key among the first nodes, the primary first.
