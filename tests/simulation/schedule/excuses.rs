@@ -86,17 +86,21 @@ impl Event {
 }
 
 impl Schedule {
-    /// Whether `node` was started so shortly before that it may not be admitted yet.
-    pub(crate) fn has_just_started(&self, node: usize, ms: u64) -> bool {
-        let started = self.events.iter().filter_map(|event| match event.fault {
+    /// Each start of a node while others run: which, when, and how long it may take until it is admitted.
+    fn starts(&self) -> impl Iterator<Item = (usize, u64, u64)> {
+        self.events.iter().filter_map(|event| match event.fault {
             Fault::Crash { node } | Fault::PowerCut { node } | Fault::Leave { node } => {
                 Some((node, event.end_ms, ADMISSION_MS))
             }
             Fault::Move { node } => Some((node, event.end_ms, MOVED_MS)),
             Fault::Join { node } => Some((node, event.start_ms, ADMISSION_MS)),
             _ => None,
-        });
-        started.into_iter().any(|(one, at, within)| one == node && (at..=at + within).contains(&ms))
+        })
+    }
+
+    /// Whether `node` was started so shortly before that it may not be admitted yet.
+    pub(crate) fn has_just_started(&self, node: usize, ms: u64) -> bool {
+        self.starts().any(|(one, at_ms, within_ms)| one == node && (at_ms..=at_ms + within_ms).contains(&ms))
     }
 
     /// Whether `node` was there, ran, and was not stopped, all the time.
@@ -153,16 +157,27 @@ impl Schedule {
         let mut splits = self.events.iter().filter(|event| event.fault.is_split());
         splits.any(|split| {
             // What is asked of a node that has lost one protocol may be done on either side.
-            let is_anywhere = matches!(split.fault, Fault::Filter { .. })
-                && [write, read].iter().any(|one| split.fault.side(one.node) == Some(true));
+            let has_lost = |one: At| {
+                matches!(split.fault, Fault::Filter { .. }) && split.fault.side(one.node) == Some(true)
+            };
+            let is_anywhere =
+                [write, read].into_iter().any(|one| has_lost(one) || self.may_join_either(split, one));
             let is_same_side = split.fault.side(write.node) == split.fault.side(read.node) && !is_anywhere;
             if !split.is_felt_by(read) {
                 false
             } else if write.end_ms < split.start_ms {
-                self.is_out_of_sight(split, read)
+                self.is_out_of_sight(split, read) || self.may_join_either(split, read)
             } else {
                 write.start_ms < split.start_ms || split.is_felt_by(write) && !is_same_side
             }
+        })
+    }
+
+    /// Whether the node was admitted after the cut, by a side that had not heard of the other one yet.
+    fn may_join_either(&self, split: &Event, one: At) -> bool {
+        self.starts().any(|(node, at_ms, within_ms)| {
+            let meets_both = split.end_ms <= at_ms + within_ms && at_ms <= split.end_ms + SETTLE_MS;
+            node == one.node && at_ms <= one.end_ms && meets_both
         })
     }
 

@@ -133,6 +133,18 @@ fn a_split_excuses_what_happened_on_the_other_side() {
 }
 
 #[test]
+fn a_node_that_starts_when_a_split_ends_may_join_either_side() {
+    let sees = |end_ms, from: usize, written, to: usize| {
+        let split = (Fault::OneAgainstAll { node: 2 }, 1_000, 3_000);
+        let schedule = schedule(&[split, (CRASH_0, 1_100, end_ms)]);
+        schedule.must_see(at(from, (written, written + 10)), at(to, (3_500, 3_510)))
+    };
+    assert!(!sees(2_900, 3, 3_300, 0) && !sees(2_900, 0, 3_300, 3));
+    assert!(sees(2_900, 1, 3_300, 3), "neither has started");
+    assert!(sees(1_400, 0, 3_300, 3), "it was in before the end");
+}
+
+#[test]
 fn two_that_stop_during_a_split_may_part_from_each_other() {
     let halves = Fault::Halves { left: BTreeSet::from([0, 1]) };
     let part = |stops: &[(Fault, u64, u64)]| {
