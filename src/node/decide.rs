@@ -22,7 +22,7 @@ use super::{Node, Operation, Outcome};
 use crate::link::{Claim, Refusal, Request};
 use crate::model::{Condition, Done, Key, Recent, Record, Version};
 
-/// How long a member may take to take a copy, also one that is not its own.
+/// How long a member may take to keep a copy, or to witness it.
 const SPREAD_TIMEOUT: Duration = Duration::from_millis(300);
 /// Operations of one batch whose conditions are decided at a time.
 const DECIDING_MAX: usize = 32;

@@ -305,7 +305,7 @@ impl From<Failure> for NodeError {
     }
 }
 
-/// The error of a write that an owner may have done which does not answer any more.
+/// The error of a write that was perhaps done, by an owner that does not answer any more.
 pub(super) fn in_doubt(reason: &str) -> NodeError {
     NodeError::ForwardFailed(format!("the write may have been done before its owner fell silent; {reason}"))
 }

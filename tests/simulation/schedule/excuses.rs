@@ -157,11 +157,11 @@ impl Schedule {
         let mut splits = self.events.iter().filter(|event| event.fault.is_split());
         splits.any(|split| {
             // What is asked of a node that has lost one protocol may be done on either side.
-            let has_lost = |one: At| {
+            let lacks_protocol = |one: At| {
                 matches!(split.fault, Fault::Filter { .. }) && split.fault.side(one.node) == Some(true)
             };
             let is_anywhere =
-                [write, read].into_iter().any(|one| has_lost(one) || self.may_join_either(split, one));
+                [write, read].into_iter().any(|one| lacks_protocol(one) || self.may_join_either(split, one));
             let is_same_side = split.fault.side(write.node) == split.fault.side(read.node) && !is_anywhere;
             if !split.is_felt_by(read) {
                 false
@@ -173,11 +173,12 @@ impl Schedule {
         })
     }
 
-    /// Whether the node was admitted after the cut, by a side that had not heard of the other one yet.
+    /// Whether the node of a request started so late in a split that either side may have admitted it: they find each other
+    /// again some time after the cut.
     fn may_join_either(&self, split: &Event, one: At) -> bool {
         self.starts().any(|(node, at_ms, within_ms)| {
-            let meets_both = split.end_ms <= at_ms + within_ms && at_ms <= split.end_ms + SETTLE_MS;
-            node == one.node && at_ms <= one.end_ms && meets_both
+            let meets_either = split.end_ms <= at_ms + within_ms && at_ms <= split.end_ms + SETTLE_MS;
+            node == one.node && at_ms <= one.end_ms && meets_either
         })
     }
 
