@@ -41,7 +41,8 @@ impl Line {
     /// one.
     pub(super) fn retire_if(&self, is_outdated: impl Fn(&Connection) -> bool) {
         if let Some(connection) = self.open().filter(|connection| is_outdated(connection)) {
-            self.current.store(None);
+            // Only this one: another may have taken its place, and nobody would close that one.
+            self.current.compare_and_swap(&connection, None);
             spawn(connection.retire());
         }
     }
@@ -111,5 +112,13 @@ impl Line {
                 Err(error)
             }
         }
+    }
+}
+
+/// A line that was closed may still be waiting for a connection. Nobody else knows that one, so that it would stay open for as
+/// long as the peer runs, and on certificates and secrets that are removed.
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.close();
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::*;
 use crate::model::{NodeId, Version};
@@ -282,6 +282,25 @@ async fn a_broken_connection_fails_what_is_under_way_and_is_opened_again() {
     let broken = pool.call(peer, &get("a"), &[], soon()).await;
     assert!(matches!(broken, Err(LinkError::Broken(_))), "{broken:?}");
     assert!(pool.call(peer, &get("a"), &[], soon()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_connection_to_a_peer_that_is_dropped_meanwhile_serves_who_asked_for_it_and_closes() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let pool = Arc::new(Pool::new(config(), metrics()));
+    let asker = pool.clone();
+    let asking =
+        tokio::spawn(
+            async move { asker.call(address, &get("a"), &[], soon()).await.map(|(_, value)| value) },
+        );
+    let (mut stream, _) = listener.accept().await.unwrap();
+    pool.retain(|_| false);
+    accept(&mut stream).await;
+    let (ours, metrics) = (config(), metrics());
+    let serving = serve(stream, b"", lane(false), Arc::new(Echo), None, &ours, &metrics);
+    assert_eq!(timeout_at(soon(), serving).await, Ok(Ok(())), "the connection ends, between frames");
+    assert_eq!(asking.await.unwrap().unwrap(), "a");
 }
 
 #[tokio::test]
