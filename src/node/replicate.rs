@@ -78,9 +78,10 @@ impl Node {
         if !written.is_empty() {
             let mut failed = self.replicate(&mut written, deadline).await;
             self.confirm_all(&written, &mut failed, deadline).await;
-            for Written { index, degraded, .. } in &written {
-                if let Ok(outcome) = &mut results[*index] {
-                    outcome.set_degraded(*degraded);
+            for one in &written {
+                if let Ok(outcome) = &mut results[one.index] {
+                    outcome.set_degraded(one.degraded);
+                    self.see_later_try(outcome, one);
                 }
             }
             for (index, refusal) in failed {
@@ -91,6 +92,18 @@ impl Node {
             results[index] = decided;
         }
         results
+    }
+
+    /// The owner that was asked first, and gave no sign, may have done the same write while its copy waited for it. The version
+    /// that it gave is newer and stays, so that is the one to answer with.
+    fn see_later_try(&self, outcome: &mut Outcome, one: &Written) {
+        let done = self.0.recent.done(one.mark, self.uptime_ms()).map(|done| done.version);
+        if let Outcome::Stored { version, .. } = outcome
+            && one.judged.is_none()
+            && let Some(later) = done.filter(|done| done > version)
+        {
+            *version = later;
+        }
     }
 
     /// Does one operation as an owner of its key.
