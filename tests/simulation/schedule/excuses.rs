@@ -192,17 +192,26 @@ impl Schedule {
 
     /// Whether so much keeps nodes from each other that it cannot be said who reaches whom.
     fn is_muddle(&self, one: At) -> bool {
-        let felt: Vec<_> = self.felt(one.start_ms, one.end_ms).collect();
-        let cuts = felt.iter().filter(|event| event.fault.is_cut()).count();
-        let splits = felt.iter().filter(|event| event.fault.is_split()).count();
-        let pairs: Vec<_> = felt.iter().filter_map(|event| event.fault.pair()).collect();
-        let (leave, gone) =
-            felt.iter().copied().partition(|event| matches!(event.fault, Fault::Leave { .. }));
-        let nodes = |events: Vec<&Event>| -> BTreeSet<usize> {
-            events.into_iter().filter_map(|event| event.fault.down()).collect()
+        // Asked of each write beside each read, so that nothing is collected.
+        let felt = || self.felt(one.start_ms, one.end_ms);
+        let count = |is_it: fn(&Fault) -> bool| felt().filter(|event| is_it(&event.fault)).count();
+        // Two of one side that stop one after the other take each other for dead, and are on two sides when they go on.
+        let is_split_twice =
+            || count(Fault::is_cut) > 1 || count(|fault| matches!(fault, Fault::Pause { .. })) > 1;
+        count(Fault::is_split) > 0 && is_split_twice()
+            || felt().any(|event| self.is_deaf_alone(event))
+            || felt().any(|event| event.fault.pair().is_some()) && self.reaches_few(one)
+    }
+
+    /// Whether pairs that cannot talk to each other leave a node without a majority.
+    fn reaches_few(&self, one: At) -> bool {
+        let (leave, gone): (Vec<_>, Vec<_>) =
+            self.felt(one.start_ms, one.end_ms).partition(|event| matches!(event.fault, Fault::Leave { .. }));
+        let nodes = |events: &[&Event]| -> BTreeSet<usize> {
+            events.iter().filter_map(|event| event.fault.down()).collect()
         };
-        let (leave, down) = (nodes(leave), nodes(gone));
-        let stops = felt.iter().filter(|event| matches!(event.fault, Fault::Pause { .. })).count();
+        let (leave, down) = (nodes(&leave), nodes(&gone));
+        let pairs: Vec<_> = gone.iter().filter_map(|event| event.fault.pair()).collect();
         let reaches_few = |pairs: &[(usize, usize)], members: usize| {
             (0..self.nodes).any(|node| {
                 let lacks = pairs.iter().filter(|(a, b)| *a == node || *b == node).count();
@@ -212,12 +221,7 @@ impl Schedule {
         // One that leaves is there until it has handed over, and is no member any more.
         let stays = |node: &usize| !leave.contains(node);
         let staying: Vec<_> = pairs.iter().copied().filter(|(a, b)| stays(a) && stays(b)).collect();
-        let reaches_few =
-            reaches_few(&pairs, self.nodes) || reaches_few(&staying, self.nodes.saturating_sub(leave.len()));
-        // Two of one side that stop one after the other take each other for dead, and are on two sides when they go on.
-        splits > 0 && (cuts > 1 || stops > 1)
-            || !pairs.is_empty() && reaches_few
-            || felt.iter().any(|event| self.is_deaf_alone(event))
+        reaches_few(&pairs, self.nodes) || reaches_few(&staying, self.nodes.saturating_sub(leave.len()))
     }
 
     /// A node that cannot be called, while another one is down.
