@@ -41,7 +41,7 @@ impl Line {
     /// one.
     pub(super) fn retire_if(&self, is_outdated: impl Fn(&Connection) -> bool) {
         if let Some(connection) = self.open().filter(|connection| is_outdated(connection)) {
-            // Only this one: another may have taken its place, and nobody would close that one.
+            // Only this one: if another has taken its place, nobody would close the other.
             self.current.compare_and_swap(&connection, None);
             spawn(connection.retire());
         }
@@ -115,8 +115,8 @@ impl Line {
     }
 }
 
-/// A line that was closed may still be waiting for a connection. Nobody else knows that one, so that it would stay open for as
-/// long as the peer runs, and on certificates and secrets that are removed.
+/// A connection may still be under way when its line is closed. Nobody else would know it then: it would stay open, also on a
+/// certificate or a secret that is removed.
 impl Drop for Line {
     fn drop(&mut self) {
         self.close();

@@ -81,7 +81,10 @@ impl Node {
             for one in &written {
                 if let Ok(outcome) = &mut results[one.index] {
                     outcome.set_degraded(one.degraded);
-                    self.see_later_try(outcome, one);
+                    // Otherwise no other owner was asked, or the asker waits here no more.
+                    if claim.settled.is_some() {
+                        self.take_newer_version(outcome, one);
+                    }
                 }
             }
             for (index, refusal) in failed {
@@ -94,9 +97,9 @@ impl Node {
         results
     }
 
-    /// The owner that was asked first, and gave no sign, may have done the same write while its copy waited for it. The version
-    /// that it gave is newer and stays, so that is the one to answer with.
-    fn see_later_try(&self, outcome: &mut Outcome, one: &Written) {
+    /// The asker gave up another owner, which may have done the same plain write since. That version is newer and stays, so it is
+    /// the one to answer with.
+    fn take_newer_version(&self, outcome: &mut Outcome, one: &Written) {
         let done = self.0.recent.done(one.mark, self.uptime_ms()).map(|done| done.version);
         if let Outcome::Stored { version, .. } = outcome
             && one.judged.is_none()
