@@ -158,9 +158,7 @@ fn check_miss(
     let lost = must_see(read, writes, schedule).filter(|write| !is_gone(write)).find(|put| {
         !writes.iter().rev().any(|write| {
             let began = read.end.as_ref().is_some_and(|(end, _)| write.start < *end);
-            // On another side, by a clock that is ahead, what came before may have the greater version.
-            let is_apart = schedule.has_skew() && !schedule.must_see(write.at(), put.at());
-            is_gone(write) && write.may_be_done() && began && (!write.is_before(put) || is_apart)
+            is_gone(write) && write.may_be_done() && began && may_follow(write, put, schedule)
         })
     });
     lost.map_or(Ok(()), |put| Err(format!("{what}: {read}\n  {put}")))
@@ -192,10 +190,7 @@ fn check_refusal(
                 || schedule.is_small
                 || !wanted.is_older_than(refused)
                 || !schedule.must_see(wanted.at(), refused.at())
-                || others.any(|write| {
-                    let is_greater = write.made() > wanted.made();
-                    !std::ptr::eq(*write, *wanted) && (!write.is_before(wanted) || is_greater)
-                })
+                || others.any(|write| !std::ptr::eq(*write, *wanted) && may_follow(write, wanted, schedule))
         }
         _ => true,
     };
@@ -207,6 +202,16 @@ fn check_refusal(
     Err(other.map_or(format!("refused without a reason: {refused}"), |other| {
         format!("a write under two versions: {other}\n  {refused}")
     }))
+}
+
+/// Whether what `write` did may have come on top of an acknowledged one.
+fn may_follow(write: &Operation, acknowledged: &Operation, schedule: &Schedule) -> bool {
+    // A deletion does not tell its version. Done before on another side, by a clock that is ahead, it may have the greater one.
+    let is_apart = || schedule.has_skew() && !schedule.must_see(write.at(), acknowledged.at());
+    match write.made() {
+        Some(version) => acknowledged.made() < Some(version),
+        None => !write.is_before(acknowledged) || is_apart(),
+    }
 }
 
 /// Whether `seen` shows the write that `refused` was to replace, under another version.

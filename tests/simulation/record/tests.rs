@@ -1,5 +1,5 @@
 use super::*;
-use crate::schedule::{Event, Fault};
+use crate::schedule::{Event, Fault, Traffic, Way};
 
 /// `(start, end, action, outcome)` in milliseconds, of one key.
 type Line = (u64, u64, Action, Outcome);
@@ -228,6 +228,21 @@ fn a_cut_excuses_stale_reads_until_it_is_settled() {
     assert!(check(&stale, &[CUT]).is_empty());
     let later = [put(1, 2, "a"), put(3, 4, "b"), get(10_021, 10_022, "a")];
     assert_eq!(check(&later, &[CUT]), ["stale"]);
+}
+
+#[test]
+fn a_delete_before_a_write_on_another_side_may_undo_it_if_a_clock_was_off() {
+    // What is asked of this node may be done on either side.
+    let either = (Fault::Filter { node: 0, drops: Traffic::Udp, way: Way::Both }, 10, 20);
+    let skew = (Fault::Skew { node: 0, ms: 1 }, 10, 20);
+    let refused = (10_021, 10_022, Action::Replace("b".into(), "a".into()), Outcome::Refused);
+    for (line, what) in
+        [(refused, "refused without a reason"), (get(10_021, 10_022, ""), "acknowledged, yet a miss")]
+    {
+        let history = [delete(11, 12), put(13, 14, "a"), line];
+        assert_eq!(check(&history, std::slice::from_ref(&either)), [what]);
+        assert!(check(&history, &[either.clone(), skew.clone()]).is_empty());
+    }
 }
 
 #[test]
