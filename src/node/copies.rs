@@ -16,6 +16,7 @@ use crate::link::{BATCH_BYTES_MAX, LinkError, RecordHead, Refusal, Reply, Reques
 use crate::model::{
     Done, Evicted, Fingerprint, Key, Ledger, NodeId, Put, Recent, Record, StoreError, Version,
 };
+use crate::security::WINDOW_MS;
 
 /// What a copy request came to.
 pub(super) enum Copied {
@@ -37,9 +38,9 @@ pub(super) type Item = (RecordHead, Bytes);
 pub(super) const ROOM: Room = Room { items: usize::MAX, value_bytes: BATCH_BYTES_MAX };
 /// How long a member may take to show that it is there.
 const SIGN_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long an owner with authority may be unaware of another owner's write that could not be copied to it: until the copy is
-/// given up, and then until the lease is over.
-const UNSEEN_MS: u64 = 5_000;
+/// How much later an owner may stamp a write that is unaware of another owner's, which could not be copied to it: until the copy
+/// is given up, then until the lease is over, and as much as the clocks of two members may be apart in a cluster with a secret.
+const UNSEEN_MS: u64 = 5_000 + WINDOW_MS;
 
 impl Node {
     /// Has a member keep records, each with the mark of its write. All that is not [`Copied::Held`] holds of some of them.

@@ -1,6 +1,6 @@
 //! What may happen next, and what it does.
 
-use crate::protocol::{learn, receive};
+use crate::protocol::{learn, receive, take};
 use crate::rules::{Event, Fault, Model, Rule};
 use crate::tick::tick;
 use crate::world::{
@@ -128,9 +128,8 @@ impl Model {
                 let table = world.nodes[asker].table;
                 let is_create = world.ops[op].kind == Kind::Create;
                 let witnessed = if is_create { found.witnessed } else { 0 };
-                let store = &mut world.nodes[owner].store;
-                *store = found.newest.max(witnessed).max(*store);
-                let fenced = is_create && self.stands(world, owner);
+                take(world, owner, found.newest.max(witnessed));
+                let fenced = is_create && self.stands(world, owner) && self.is_of_majority(&found, table);
                 let phase = Phase::Settled { fenced };
                 world.ops[op] = Op { phase, owner, table, ..world.ops[op] };
             }
@@ -192,7 +191,8 @@ impl Model {
                 world.faults_left -= 1;
                 world.nodes[node].silent = Some(0);
                 world.nodes[node].presence = Presence::Gone;
-                (world.nodes[node].store, world.nodes[node].seen) = (0, 0);
+                let node = &mut world.nodes[node];
+                (node.store, node.seen, node.gave_way) = (0, 0, 0);
             }
             Event::DeclareDead { node } => {
                 has(world.view, node).then_some(())?;

@@ -187,6 +187,12 @@ fn granting_an_overtaken_create_grants_two() {
 }
 
 #[test]
+#[ignore = "visits millions of states"]
+fn granting_a_create_over_an_older_one_that_its_decider_did_not_see_grants_two() {
+    demand_violation(locks(Fault::Sleep), Rule::OlderAtAck);
+}
+
+#[test]
 fn granting_a_lonely_create_by_authority_grants_two() {
     demand_violation(locks(Fault::Isolate), Rule::FenceAtAck);
 }
@@ -207,8 +213,20 @@ fn finishing_a_create_beside_another_grants_two() {
 }
 
 #[test]
+#[ignore = "visits millions of states"]
+fn finishing_a_create_to_which_another_gave_way_grants_two() {
+    demand_violation(locks(Fault::Sleep), Rule::FinishUnseen);
+}
+
+#[test]
 fn deciding_before_the_fence_grants_two() {
     demand_violation(locks(Fault::CutPair), Rule::FenceFirst);
+}
+
+#[test]
+#[ignore = "visits millions of states"]
+fn deciding_on_a_gather_of_a_minority_grants_two() {
+    demand_violation(locks(Fault::Isolate), Rule::MajorityAnswers);
 }
 
 #[test]

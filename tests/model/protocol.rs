@@ -1,7 +1,9 @@
 //! What a node does: it serves an operation, copies what it wrote, asks for a lease, takes up a table.
 
 use crate::rules::{Model, Rule};
-use crate::world::{Given, Kind, LEASE, NODES, Node, Op, Phase, Presence, Set, World, each, has, only};
+use crate::world::{
+    Gathered, Given, Kind, LEASE, NODES, Node, Op, Phase, Presence, Set, World, each, has, only,
+};
 
 impl Model {
     pub(crate) fn serve(&self, world: &mut World, op: usize) -> Option<()> {
@@ -56,14 +58,20 @@ impl Model {
         let stores: Vec<u8> = each(found.answered).map(|one| world.nodes[one].store).collect();
         let mut all = stores.iter().copied().chain([found.witnessed]);
         let is_alone = all.all(|found| found == 0 || found == version) || !self.has(Rule::FinishAlone);
-        (found.all_heard && stores.contains(&version) && is_alone).then_some(())?;
-        let store = &mut world.nodes[owner].store;
-        *store = (*store).max(version);
+        let is_unseen = each(found.answered).any(|one| world.nodes[one].gave_way != 0);
+        let is_clear = is_alone && !(is_unseen && self.has(Rule::FinishUnseen));
+        let is_sure = found.all_heard && self.is_of_majority(&found, world.nodes[owner].table);
+        (is_sure && stores.contains(&version) && is_clear).then_some(())?;
+        take(world, owner, version);
         let phase = Phase::Copying { left: left_of(world, owner), wait: 0, degraded: false };
         let table = world.nodes[owner].table;
         world.ops[op] = Op { phase, owner, table, fenced: true, ..world.ops[op] };
         self.copy_to_all(world, op);
         Some(())
+    }
+
+    pub(crate) fn is_of_majority(&self, found: &Gathered, table: Set) -> bool {
+        2 * (found.answered & table).count_ones() > table.count_ones() || !self.has(Rule::MajorityAnswers)
     }
 
     /// Whether nobody else can decide a condition, as far as the rules see to it.
@@ -96,12 +104,16 @@ impl Model {
         let is_owner = has(world.owners(world.nodes[owner].table), to);
         let mut phase = Phase::Copying { left, wait, degraded };
         if world.reaches(owner, to) {
-            let is_stale = world.nodes[to].store > version;
+            let had = world.nodes[to].store;
+            let is_stale = had > version;
             let is_bound = self.has(Rule::BoundCopies) && world.is_bound_elsewhere(to, Some(owner));
             let is_elsewhere = (world.nodes[to].table != table || is_bound) && is_owner;
             let reported = world.nodes[owner].complete || has(world.nodes[owner].reported, to);
             if is_owner || !reported {
                 receive(world, to, version);
+                if is_owner && had != 0 && had < version {
+                    note(world, owner, had);
+                }
             } else if world.nodes[to].seen <= version {
                 (world.nodes[to].seen, world.nodes[to].seen_of) = (version, only(owner));
             }
@@ -109,7 +121,11 @@ impl Model {
                 world.nodes[to].owes |= world.owners(world.nodes[to].table) & !only(to);
             }
             let is_doubtful = (is_stale || is_elsewhere) && !world.has_authority(owner);
-            if is_doubtful || is_stale && kind == Kind::Create && self.has(Rule::NewestAtAck) {
+            // A create is decided where there is nothing: its decider has seen none that is older.
+            let is_over_older = is_owner && !is_stale && had != 0 && had != version;
+            let is_create = kind == Kind::Create;
+            let is_overtaken = is_stale && is_create && self.has(Rule::NewestAtAck);
+            if is_doubtful || is_overtaken || is_over_older && is_create && self.has(Rule::OlderAtAck) {
                 phase = Phase::Failed;
             }
         } else {
@@ -192,11 +208,28 @@ fn begin_fence(world: &mut World, owner: usize) {
     }
 }
 
+/// A record gets into a node's store, unless that has a newer one.
+pub(crate) fn take(world: &mut World, at: usize, version: u8) {
+    let had = world.nodes[at].store;
+    if had != 0 && version != 0 && had != version {
+        note(world, at, had.min(version));
+    }
+    world.nodes[at].store = had.max(version);
+}
+
+/// Only what happens to creates asks for it.
+fn note(world: &mut World, at: usize, gave_way: u8) {
+    if world.ops.iter().all(|op| op.kind == Kind::Create) {
+        let node = &mut world.nodes[at];
+        node.gave_way = node.gave_way.max(gave_way);
+    }
+}
+
 /// A record arrives; who does not own the slot passes it on.
 pub(crate) fn receive(world: &mut World, to: usize, version: u8) {
     let owners = world.owners(world.nodes[to].table);
+    take(world, to, version);
     let node = &mut world.nodes[to];
-    node.store = node.store.max(version);
     if !has(owners, to) || node.presence == Presence::Leaving {
         node.owes |= owners & !only(to);
     }

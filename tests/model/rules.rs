@@ -35,6 +35,8 @@ pub(crate) enum Rule {
     OwnersHeard,
     /// A create over which an owner has something newer is not granted.
     NewestAtAck,
+    /// A create is not granted if an owner that takes its copy had an older one, which its decider did not see.
+    OlderAtAck,
     /// A create that not all owners hold is granted only if the fence stands under which it was decided.
     FenceAtAck,
     /// Such a create is granted only if a majority of the members holds it or has witnessed it: what one node holds is cut
@@ -46,8 +48,12 @@ pub(crate) enum Rule {
     PromiseEndsAuthority,
     /// The gather on which a condition is decided began after the fence stood.
     GatherAfterFence,
+    /// A majority of the members has answered that gather.
+    MajorityAnswers,
     /// What another owner decided is granted by a fenced one only if nobody has anything else.
     FinishAlone,
+    /// The same if nobody had anything else either: who takes a record notes what gave way to it, and what came too late.
+    FinishUnseen,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -52,6 +52,8 @@ pub(crate) struct Node {
     pub(crate) silent: Option<u8>,
     /// The version it holds; zero is none.
     pub(crate) store: u8,
+    /// The newest create that gave way here to another, or came too late.
+    pub(crate) gave_way: u8,
     /// The version of a create that it has witnessed and does not hold, and who does.
     pub(crate) seen: u8,
     pub(crate) seen_of: Set,
