@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use serde_json::json;
-use shoal::model::{Entry, Key, Lookup, Record, Store, StoreConfig, Tombstone, Version};
+use shoal::model::{Entry, Expiry, Key, Lookup, Record, Store, StoreConfig, Tombstone, Version};
 use tikv_jemallocator::Jemalloc;
 
 #[global_allocator]
@@ -82,8 +82,12 @@ fn million_entries(name: &str, ttl_ms: Option<u64>) -> Outcome {
     let empty = resident("self")?;
     let start = Instant::now();
     for number in 0..ENTRIES {
-        let expires_at_ms = ttl_ms.map(|ttl| ttl + number as u64 / 100);
-        store.put_if_newer(&key(number)?, Record::Entry(Entry { expires_at_ms, ..entry(number, 64) }), 0)?;
+        let expiry = |ttl_ms| Expiry { at_ms: ttl_ms + number as u64 / 100, remembered_ms: 0 };
+        store.put_if_newer(
+            &key(number)?,
+            Record::Entry(Entry { expiry: ttl_ms.map(expiry), ..entry(number, 64) }),
+            0,
+        )?;
     }
     let took = start.elapsed().as_nanos() as usize / ENTRIES;
     let each = |bytes: usize| bytes as f64 / ENTRIES as f64;
@@ -266,7 +270,7 @@ fn entry(number: usize, bytes: usize) -> Entry {
         value: Bytes::from(vec![b'v'; bytes]),
         content_type: None,
         version: Version::new(number as u64, 1),
-        expires_at_ms: None,
+        expiry: None,
     }
 }
 

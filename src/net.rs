@@ -124,7 +124,8 @@ pub fn task<F: Future>(future: F) -> F {
     future
 }
 
-/// Says what time it is, in unix milliseconds.
+/// Says what time it is, in unix milliseconds, by a clock that can be set: for versions, and for what people read. How long
+/// something lasts is counted by [`NodeClock::uptime`].
 #[derive(Clone)]
 pub struct WallClock(Arc<dyn Fn() -> u64 + Send + Sync>);
 
@@ -153,6 +154,73 @@ impl WallClock {
 impl std::fmt::Debug for WallClock {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(out, "WallClock({})", self.now_ms())
+    }
+}
+
+/// The two clocks of a node.
+#[derive(Clone, Debug)]
+pub struct NodeClock {
+    wall: WallClock,
+    started: Moment,
+}
+
+/// A moment on a clock that only runs forward. Time in which the machine is suspended counts where the system has such a clock.
+#[cfg(all(target_os = "linux", not(any(test, feature = "sim"))))]
+#[derive(Clone, Copy, Debug)]
+struct Moment(Duration);
+
+#[cfg(all(target_os = "linux", not(any(test, feature = "sim"))))]
+impl Moment {
+    fn now() -> Moment {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        // Neither is ever negative.
+        Moment(Duration::new(now.tv_sec as u64, now.tv_nsec as u32))
+    }
+
+    fn elapsed(self) -> Duration {
+        Moment::now().0.saturating_sub(self.0)
+    }
+}
+
+/// Tests pause this one, and the simulation has its own.
+#[cfg(any(not(target_os = "linux"), test, feature = "sim"))]
+#[derive(Clone, Copy, Debug)]
+struct Moment(tokio::time::Instant);
+
+#[cfg(any(not(target_os = "linux"), test, feature = "sim"))]
+impl Moment {
+    fn now() -> Moment {
+        Moment(tokio::time::Instant::now())
+    }
+
+    fn elapsed(self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+impl NodeClock {
+    /// The clocks of a node that starts now.
+    #[must_use]
+    pub fn start(wall: WallClock) -> NodeClock {
+        NodeClock { wall, started: Moment::now() }
+    }
+
+    /// Unix milliseconds, by a clock that can be set.
+    #[must_use]
+    pub fn wall_ms(&self) -> u64 {
+        self.wall.now_ms()
+    }
+
+    /// How long the node has been running, and its machine has been suspended meanwhile. Nothing sets it back, nor forward.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The same in milliseconds.
+    #[must_use]
+    pub fn uptime_ms(&self) -> u64 {
+        self.uptime().as_millis() as u64
     }
 }
 

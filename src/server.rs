@@ -17,7 +17,7 @@ use crate::gossip::{self, Identity, Sealing};
 use crate::http;
 use crate::link::{LinkConfig, Party, Pool};
 use crate::model::NodeId;
-use crate::net::{TcpListener, UdpSocket, WallClock, endless, spawn_vital};
+use crate::net::{NodeClock, TcpListener, UdpSocket, WallClock, endless, spawn_vital};
 use crate::node::{Node, Stop};
 use crate::security::{FileError, Security};
 use crate::telemetry::Metrics;
@@ -117,7 +117,8 @@ pub fn start(
     let node_id = node_id(&config, &bound);
     let advertised = config.advertise.unwrap_or(bound.address);
     let metrics = Metrics::new(&node_id);
-    let identity = Identity::new(node_id, advertised, wall.now_ms(), random.random());
+    let clock = NodeClock::start(wall);
+    let identity = Identity::new(node_id, advertised, clock.wall_ms(), random.random());
     info!(id = %identity.node_id, address = %advertised, "the node starts");
     let me = Party { address: advertised, node_id: identity.node_id.clone(), boot: identity.boot };
     let mut tasks = JoinSet::new();
@@ -138,14 +139,14 @@ pub fn start(
         identity,
         sealing,
         Node::witness(&links),
-        wall.clone(),
+        clock.clone(),
         metrics.clone(),
     );
     tasks.spawn(endless("gossip", async move {
         // An error would be a panic, which has ended the process.
         let _ = gossip_task.await;
     }));
-    let node = Node::start(config.node, gossip, links, wall, metrics, &mut tasks);
+    let node = Node::start(config.node, gossip, links, clock, metrics, &mut tasks);
     let stopping = CancellationToken::new();
     let serving = http::serve(bound.tcp, node.clone(), config.http, link, security.clone(), stopping.clone());
     let edge = spawn_vital("http", serving);

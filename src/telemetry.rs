@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use prometheus::core::{AtomicU64, GenericCounter};
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 pub use self::logs::{ACCESS_LOG, LogFormat, Logs, last_words};
@@ -125,6 +125,7 @@ pub struct Metrics {
     under_replicated_slots: IntGauge,
     pub unreached_members: IntGauge,
     members: IntGaugeVec,
+    clock_offsets: GaugeVec,
     gauges: IntGaugeVec,
 }
 
@@ -157,6 +158,10 @@ impl Metrics {
             .expect("a valid name");
         registry.register(Box::new(rejections.clone())).expect("a distinct name");
         registry.register(Box::new(logs::dropped().clone())).expect("a distinct name");
+        let help = "By how much the clock of a member is ahead of this node's.";
+        let clock_offsets =
+            GaugeVec::new(Opts::new("shoal_clock_offset_seconds", help), &["member"]).expect("a valid name");
+        registry.register(Box::new(clock_offsets.clone())).expect("a distinct name");
         Arc::new(Metrics {
             requests: request_histograms(&registry),
             hits: counter("cache_hits_total", "Reads that found their key on this node."),
@@ -232,6 +237,7 @@ impl Metrics {
                 "Slots of which some owner may lack something that this node holds.",
             ),
             members: family("shoal_members", "Visible members by status, this node included.", &["status"]),
+            clock_offsets,
             gauges: family("shoal_store", "The store: entries, bytes, and the bound on bytes.", &["what"]),
             registry,
         })
@@ -245,6 +251,14 @@ impl Metrics {
     /// Sets the number of members with a status.
     pub fn set_members(&self, status: &str, count: usize) {
         self.members.with_label_values(&[status]).set(count as i64);
+    }
+
+    /// Sets how many milliseconds the clocks of the members are ahead. Those of others are forgotten.
+    pub fn set_clock_offsets<'a>(&self, ahead_ms: impl Iterator<Item = (&'a NodeId, i64)>) {
+        self.clock_offsets.reset();
+        for (member, ahead_ms) in ahead_ms {
+            self.clock_offsets.with_label_values(&[member.as_str()]).set(ahead_ms as f64 / 1000.0);
+        }
     }
 
     /// Sets how many slots wait for sync.

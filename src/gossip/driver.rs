@@ -16,7 +16,7 @@ use super::bucket::Buckets;
 use super::envelope::{Envelope, Rejected};
 use super::machine::{LATE, Machine, Now};
 use super::{Command, Gossip, GossipConfig, GossipEvent, Identity, PAYLOAD_BYTES_MAX, Sealing, Witness};
-use crate::net::{UdpSocket, WallClock, spawn_vital};
+use crate::net::{NodeClock, UdpSocket, spawn_vital};
 use crate::telemetry::{Metrics, Seldom};
 
 /// Larger than any datagram of ours; a longer one is cut off and refused.
@@ -37,10 +37,10 @@ pub fn start(
     identity: Identity,
     sealing: Sealing,
     witness: Witness,
-    clock: WallClock,
+    clock: NodeClock,
     metrics: Arc<Metrics>,
 ) -> (Gossip, JoinHandle<()>) {
-    let now = Now { instant: Instant::now(), wall_ms: clock.now_ms() };
+    let now = Now::by(&clock);
     let is_sealed = sealing.keyring.is_some();
     let envelope = Envelope::new(&config.cluster, sealing.keyring, sealing.nonce_seed);
     let machine = Machine::new(config, envelope, identity.clone(), witness, now);
@@ -66,7 +66,7 @@ pub fn start(
 struct Driver {
     socket: UdpSocket,
     machine: Machine,
-    clock: WallClock,
+    clock: NodeClock,
     metrics: Arc<Metrics>,
     inbox: mpsc::Receiver<Command>,
     publish: watch::Sender<Arc<crate::model::Members>>,
@@ -111,7 +111,7 @@ impl Driver {
     }
 
     fn now(&self) -> Now {
-        Now { instant: Instant::now(), wall_ms: self.clock.now_ms() }
+        Now::by(&self.clock)
     }
 
     fn drain(&mut self, buffer: &mut [u8]) {

@@ -43,7 +43,8 @@ pub(crate) fn gossip(bytes: &[u8]) {
     let _ = sealed.open(bytes, NOW_MS, &mut out);
     let _ = live_identities(bytes);
     let start = Instant::now();
-    let at = |ms: u64| Now { instant: start + Duration::from_millis(ms), wall_ms: NOW_MS + ms };
+    let at =
+        |ms: u64| Now { instant: start + Duration::from_millis(ms), uptime_ms: ms, wall_ms: NOW_MS + ms };
     let mut machine = machine(1, at(0));
     machine.announce(&[identity(2).address], at(0));
     for (index, payload) in bytes.chunks(usize::from(bytes.first().copied().unwrap_or(0)).max(16)).enumerate()
@@ -66,7 +67,7 @@ pub(crate) fn gossip(bytes: &[u8]) {
 /// What is worth changing a little: whole datagrams, and a member list.
 pub(crate) fn corpus() -> Vec<Vec<u8>> {
     let start = Instant::now();
-    let now = Now { instant: start, wall_ms: NOW_MS };
+    let now = Now { instant: start, uptime_ms: 0, wall_ms: NOW_MS };
     let (mut one, mut other) = (machine(1, now), machine(2, now));
     other.announce(&[identity(1).address], now);
     let mut corpus = Vec::new();

@@ -27,6 +27,7 @@ use super::path::Paths;
 use super::timers::Timers;
 use super::{GossipConfig, GossipEvent};
 use crate::model::{Absence, Member, Members, NodeId, Seen};
+use crate::net::NodeClock;
 
 /// A timer may run so much early if the process is awake anyway. Otherwise timers of equal periods drift apart, and each of them
 /// wakes the process.
@@ -40,11 +41,21 @@ const PROBE: &str = "probe";
 /// A loop that wakes this much later than it asked for was stopped or starved.
 pub(super) const LATE: Duration = Duration::from_millis(150);
 
-/// The present, on both clocks.
+/// The present, on all clocks.
 #[derive(Clone, Copy)]
 pub(super) struct Now {
+    /// For timers.
     pub(super) instant: Instant,
+    /// For how long something has been so.
+    pub(super) uptime_ms: u64,
+    /// For datagrams.
     pub(super) wall_ms: u64,
+}
+
+impl Now {
+    pub(super) fn by(clock: &NodeClock) -> Now {
+        Now { instant: Instant::now(), uptime_ms: clock.uptime_ms(), wall_ms: clock.wall_ms() }
+    }
 }
 
 pub(super) struct Machine {
@@ -84,7 +95,7 @@ impl Machine {
     ) -> Machine {
         let farewells = Farewells::new();
         Machine {
-            members: Members::new(identity.node_id.clone(), identity.address, identity.boot, now.wall_ms),
+            members: Members::new(identity.node_id.clone(), identity.address, identity.boot, now.uptime_ms),
             foca: Foca::with_custom_broadcast(
                 identity,
                 config.detection.foca_config(),
@@ -267,7 +278,7 @@ impl Machine {
                 Absence::Dead
             }
         };
-        let changes = self.members.observe(seen, absence, now.wall_ms);
+        let changes = self.members.observe(seen, absence, now.uptime_ms);
         let changed = !changes.is_empty() || before != self.members.counts();
         self.events.extend(changes.into_iter().map(|(change, member)| GossipEvent::Member(change, member)));
         self.watch_for_own_name();

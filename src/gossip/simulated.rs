@@ -104,7 +104,8 @@ impl World {
     }
 
     fn present(&self) -> Now {
-        Now { instant: self.start + self.now, wall_ms: START_MS + self.now.as_millis() as u64 }
+        let uptime_ms = self.now.as_millis() as u64;
+        Now { instant: self.start + self.now, uptime_ms, wall_ms: START_MS + uptime_ms }
     }
 
     /// A process starts, with a wall clock that is `behind_ms` behind the others'.

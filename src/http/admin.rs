@@ -63,7 +63,7 @@ pub(super) async fn metrics(State(edge): State<Edge>) -> Json<Value> {
         "migration_stats": {
             "MigratedKeys": node.metrics().sync_keys.get(),
             "Duration": format!("{}ms", moves.last_duration.as_millis()),
-            "LastMigration": moves.last_at_ms.map(rfc3339),
+            "LastMigration": moves.last_at_ms.map(|at_ms| rfc3339(node.wall_at_ms(at_ms))),
             "under_replicated_slots": node.under_replicated_slots(),
             "bytes": node.metrics().sync_bytes.get(),
             "failures": node.metrics().sync_failures.get(),
@@ -83,6 +83,9 @@ pub(super) async fn prometheus(
 ) -> ([(hyper::header::HeaderName, &'static str); 1], Vec<u8>) {
     let (store, metrics) = (edge.node.store(), edge.node.metrics());
     metrics.set_under_replicated(edge.node.under_replicated_slots());
+    let members = edge.node.members();
+    let offset = |member| Some((member, edge.node.clock_offset_ms(member)?));
+    metrics.set_clock_offsets(members.iter().filter_map(|member| offset(&member.node_id)));
     metrics.set_store("entries", store.len());
     metrics.set_store("bytes", store.bytes());
     metrics.set_store("bytes_max", store.bytes_max());
@@ -139,10 +142,10 @@ fn cluster_stats(node: &Node) -> Value {
         "healthy_nodes": counts.healthy,
         "unhealthy_nodes": counts.total() - counts.healthy,
         "nodes": members.iter().map(|member| node.describe(member)).collect::<Vec<_>>(),
-        "last_update": rfc3339(last_update),
+        "last_update": rfc3339(node.wall_at_ms(last_update)),
     })
 }
 
 fn now(node: &Node) -> String {
-    rfc3339(node.now_ms())
+    rfc3339(node.wall_ms())
 }

@@ -79,7 +79,7 @@ impl Gate {
             // A link proves itself in its own handshake.
             Ok(Pass::Whole)
         } else if path.starts_with("/internal/") {
-            self.admit_member(request, host, node.now_ms())
+            self.admit_member(request, host, node.wall_ms())
         } else if path.starts_with("/admin/") || path == "/metrics" {
             self.admit_operator(request.headers(), host, peer)
         } else {

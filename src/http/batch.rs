@@ -169,7 +169,7 @@ pub(super) async fn serve(
     }
     let valid: Vec<Operation> = parsed.iter().filter_map(|one| one.as_ref().ok().cloned()).collect();
     let mut done = edge.node.perform_all(valid).await?.into_iter();
-    let now_ms = edge.node.now_ms();
+    let now_ms = edge.node.uptime_ms();
     let mut out = b"{\"results\":[".to_vec();
     for (index, one) in parsed.iter().enumerate() {
         if index > 0 {

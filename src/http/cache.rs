@@ -81,7 +81,7 @@ where
     };
     note(edge, &operation, &result, started.elapsed());
     let (done, _) = result?;
-    let now_ms = edge.node.now_ms();
+    let now_ms = edge.node.uptime_ms();
     if let (Outcome::Hit(entry), Some(conditions)) = (&done.outcome, conditions) {
         match conditions.judge(entry.version) {
             Verdict::Send => {}

@@ -322,7 +322,7 @@ fn health(node: &Node, more: Value) -> Response<Full<Bytes>> {
         (false, Some(_)) => (StatusCode::SERVICE_UNAVAILABLE, "joining"),
         (false, None) => (StatusCode::OK, "healthy"),
     };
-    let mut body = json!({"status": status, "node_id": node.id(), "timestamp": rfc3339(node.now_ms())});
+    let mut body = json!({"status": status, "node_id": node.id(), "timestamp": rfc3339(node.wall_ms())});
     if let Some(reason) = why_not {
         body["reason"] = reason.into();
     }

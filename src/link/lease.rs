@@ -16,6 +16,8 @@ pub struct Sender {
     pub boot: u64,
     /// Its latest version time.
     pub clock: u64,
+    /// Its wall clock, in unix milliseconds.
+    pub wall_ms: u64,
     /// Whether it is a member itself.
     pub admission: Admission,
     /// The members that it does not reach, or has not reached for long enough, over connections of its own.

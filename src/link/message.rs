@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::lease::{LeaseAnswer, LeaseQuestion, Sender};
-use crate::model::{Condition, Done, Fingerprint, NodeId, Slot, Version};
+use crate::model::{Condition, Done, Fingerprint, NodeId, Slot, TimeLeft, Version};
 
 /// One operation on one key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,8 +55,8 @@ pub enum Outcome {
     Hit {
         /// Its version.
         version: Version,
-        /// Absolute expiry in unix milliseconds.
-        expires_at_ms: Option<u64>,
+        /// Of its time to live.
+        left: Option<TimeLeft>,
         /// None: a JSON string.
         content_type: Option<Arc<str>>,
         /// Length of the value.
@@ -165,8 +165,8 @@ impl RecordHead {
 pub enum RecordKind {
     /// A value.
     Entry {
-        /// Absolute expiry in unix milliseconds.
-        expires_at_ms: Option<u64>,
+        /// Of its time to live.
+        left: Option<TimeLeft>,
         /// None: a JSON string.
         content_type: Option<Arc<str>>,
         /// Length of the value.
@@ -174,9 +174,19 @@ pub enum RecordKind {
     },
     /// The key was deleted.
     Tombstone {
-        /// When it is forgotten, in unix milliseconds.
-        expires_at_ms: u64,
+        /// Milliseconds until it is forgotten.
+        left_ms: u64,
     },
+}
+
+/// Records on their way to a node that is to keep them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Records {
+    /// What the uptime of the node that they are sent to, in milliseconds, was at least when their times were left; none if
+    /// that is not known.
+    pub sent_at_ms: Option<u64>,
+    /// What they are.
+    pub heads: Vec<RecordHead>,
 }
 
 /// How far a node is from being one of the cluster.
@@ -268,9 +278,9 @@ pub enum Request {
     },
     /// Keep these records, unless newer ones are there; the sender goes by this table. On the connection for requests: somebody
     /// waits for it.
-    Copy(Fingerprint, Vec<RecordHead>),
+    Copy(Fingerprint, Records),
     /// Keep these records, unless newer ones are there. On the bulk connection.
-    Sync(Vec<RecordHead>),
+    Sync(Records),
     /// What this node's own store has under the key, whoever owns it.
     Peek {
         /// The key.
@@ -336,6 +346,8 @@ pub enum Request {
     Witness {
         /// The write.
         record: RecordHead,
+        /// See [`Records::sent_at_ms`].
+        sent_at_ms: Option<u64>,
         /// The owner that has it: the sender.
         holder: NodeId,
         /// The table that the sender goes by.

@@ -32,8 +32,8 @@ pub use self::handshake::{Answered, Refused, Seals, Unproved, answer, until_revo
 pub use self::lease::{LeaseAnswer, LeaseQuestion, Sender, Unreached};
 pub use self::load::{Batch, Load, Room, Weight, cut};
 pub use self::message::{
-    Admission, Claim, GivenUp, LeaseReply, Operation, Outcome, PeekReply, RecordHead, RecordKind, Refusal,
-    Reply, Request, Settled, Standing,
+    Admission, Claim, GivenUp, LeaseReply, Operation, Outcome, PeekReply, RecordHead, RecordKind, Records,
+    Refusal, Reply, Request, Settled, Standing,
 };
 pub use self::party::{Called, Nonces, Party};
 pub use self::server::{Answer, Service, serve};

@@ -28,7 +28,7 @@ impl Service for Echo {
         };
         let hit = Reply::One(Outcome::Hit {
             version: Version::new(1, 1),
-            expires_at_ms: None,
+            left: None,
             content_type: None,
             value_bytes: key.len() as u32,
         });
@@ -243,7 +243,7 @@ async fn a_frame_that_is_longer_than_the_peer_takes_is_not_sent() {
     });
     let metrics = metrics();
     let pool = Pool::new(config(), metrics.clone());
-    let copies = Request::Sync(Vec::new());
+    let copies = Request::Sync(Records { sent_at_ms: None, heads: Vec::new() });
     let long = Bytes::from(vec![7; FRAME_BYTES_LEAST]);
     let refused = pool.call(peer, &copies, std::slice::from_ref(&long), soon()).await;
     assert!(matches!(refused, Err(LinkError::TooLong)), "{refused:?}");

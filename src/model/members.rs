@@ -44,7 +44,7 @@ pub struct Member {
     pub boot: u64,
     /// How it is doing.
     pub status: Status,
-    /// When it took this status, in unix milliseconds.
+    /// When it took this status, in milliseconds of the uptime of the node whose view this is.
     pub since_ms: u64,
 }
 

@@ -19,7 +19,7 @@ mod version;
 
 pub use condition::Condition;
 pub use content_type::{ContentType, ContentTypeError};
-pub use entry::{Entry, Record, Tombstone};
+pub use entry::{Entry, Expiry, Record, TimeLeft, Tombstone};
 pub use fence::{Fence, Promises};
 pub use key::{Key, KeyError, NodeId, NodeIdError, Slot, SlotError};
 pub use ledger::Ledger;

@@ -5,14 +5,14 @@
 use super::replicate::Written;
 use super::{NewValue, Node, NodeError, Operation, Outcome};
 use crate::link::{Claim, Refusal};
-use crate::model::{Condition, Current, Done, Entry, Recent, Record, Tombstone, Version};
+use crate::model::{Condition, Current, Done, Entry, Expiry, Recent, Record, Tombstone, Version};
 
 /// A write that was done in this node's store.
 pub(super) struct Applied {
     pub(super) version: Version,
     /// The version of what was there before.
     pub(super) on: Option<Version>,
-    /// By this node's wall clock.
+    /// By this node's uptime.
     at_ms: u64,
 }
 
@@ -35,13 +35,12 @@ impl Node {
         operation: &Operation,
         at_ms: u64,
     ) -> Result<(Outcome, Option<Applied>), NodeError> {
-        let now_ms = self.now_ms();
         let unstamped = Version::new(0, 0);
         let (key, condition) = match operation {
             Operation::Get(key) => return Ok((self.lookup(key), None)),
             Operation::Put(key, _, condition) | Operation::Delete(key, condition) => (key, condition),
         };
-        let record = operation.record(unstamped, now_ms);
+        let record = operation.record(unstamped, at_ms);
         let mut on = None;
         // The version is noted under the store's lock: a task that reads it from the store finds the note, too.
         let stamp = |current: Option<Current>| {
@@ -50,18 +49,18 @@ impl Node {
             if !condition.holds(live) {
                 return Err(refused(condition, live));
             }
-            let version = self.0.versions.stamp_after(now_ms, on);
+            let version = self.0.versions.stamp_after(self.wall_ms(), on);
             let is_plain = *condition == Condition::Always;
             self.0.recent.note_given(key, version, is_plain, at_ms);
             Ok(version)
         };
-        let written = self.0.store.write(key, record, now_ms, stamp)??;
+        let written = self.0.store.write(key, record, at_ms, stamp)??;
         self.count_evicted(written.evicted);
         let outcome = match operation {
             Operation::Delete(..) => Outcome::Deleted { found: written.replaced, degraded: false },
             _ => Outcome::Stored { version: written.version, degraded: false },
         };
-        Ok((outcome, Some(Applied { version: written.version, on, at_ms: now_ms })))
+        Ok((outcome, Some(Applied { version: written.version, on, at_ms })))
     }
 
     /// The same, with the refusals of an owner.
@@ -89,7 +88,7 @@ impl Node {
         let asked_ms = at_ms.saturating_sub(claim.settled?.unsure_ms?.into());
         let key = operation.key();
         let given = self.0.recent.given_plain(key, asked_ms).filter(|_| !operation.is_conditional())?;
-        let held = self.0.store.peek(key, self.now_ms()).filter(|held| held.version() >= given)?;
+        let held = self.0.store.peek(key, self.uptime_ms()).filter(|held| held.version() >= given)?;
         let outcome = match operation {
             Operation::Delete(..) => Outcome::Deleted { found: true, degraded: false },
             _ => Outcome::Stored { version: given.previous(claim.request as u32), degraded: false },
@@ -110,7 +109,7 @@ impl Node {
         if claim.settled.is_none() {
             return Err(Refusal::Unconfirmed);
         }
-        let (key, now_ms) = (operation.key(), self.now_ms());
+        let (key, now_ms) = (operation.key(), self.uptime_ms());
         let held = self.0.store.peek(key, now_ms).filter(|held| held.version() >= version);
         let record = held.unwrap_or_else(|| operation.record(version, now_ms));
         let mark = Recent::mark(claim.request, key);
@@ -148,12 +147,11 @@ impl Operation {
 }
 
 fn entry(new: &NewValue, version: Version, now_ms: u64) -> Entry {
-    let ttl_ms = new.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
     Entry {
         value: new.value.clone(),
         content_type: new.content_type.clone(),
         version,
-        expires_at_ms: ttl_ms.map(|ttl_ms| now_ms.saturating_add(ttl_ms)),
+        expiry: new.ttl.map(|ttl| Expiry::of_write(ttl, now_ms)),
     }
 }
 

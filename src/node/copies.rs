@@ -11,8 +11,11 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::Node;
+use super::late::SentAt;
 use super::operation::{check_lengths, kind_from_wire, parse, record_to_wire, unexpected};
-use crate::link::{BATCH_BYTES_MAX, LinkError, RecordHead, Refusal, Reply, Request, Room, Weight, cut};
+use crate::link::{
+    BATCH_BYTES_MAX, LinkError, RecordHead, Records, Refusal, Reply, Request, Room, Weight, cut,
+};
 use crate::model::{
     Done, Evicted, Fingerprint, Key, Ledger, NodeId, Put, Recent, Record, StoreError, Version,
 };
@@ -47,19 +50,19 @@ impl Node {
     pub(super) async fn copy_to<'a>(
         &self,
         member: &NodeId,
-        request: fn(Fingerprint, Vec<RecordHead>) -> Request,
+        request: fn(Fingerprint, Records) -> Request,
         records: impl Iterator<Item = (&'a Key, Record, u64)>,
         deadline: Instant,
     ) -> Copied {
-        let here = self.ring().fingerprint();
+        let (here, now) = (self.ring().fingerprint(), self.sent_now(member));
         let (mut member_ring, mut is_bound, mut all_met, mut sent) = (here, false, Vec::new(), 0);
         let items = records.map(|(key, record, mark)| {
-            let (head, value) = record_to_wire(key, record);
+            let (head, value) = record_to_wire(key, record, now.here_ms);
             (RecordHead { mark, ..head }, value)
         });
         for batch in cut(items, ROOM, |(head, value)| Weight::of(head, value.len())) {
             let count = batch.len() as u32;
-            match self.copy_batch(member, request, batch, deadline).await {
+            match self.copy_batch(member, request, batch, now, deadline).await {
                 Copied::Held { ring, bound, met } => {
                     is_bound |= bound;
                     // One that goes by another table for some of them does so for all.
@@ -73,12 +76,13 @@ impl Node {
         Copied::Held { ring: member_ring, bound: is_bound, met: all_met }
     }
 
-    /// Has a member keep records that fit one frame.
+    /// Has a member keep records that fit one frame, and whose times were left at `left_at`.
     pub(super) async fn copy_batch(
         &self,
         member: &NodeId,
-        request: fn(Fingerprint, Vec<RecordHead>) -> Request,
+        request: fn(Fingerprint, Records) -> Request,
         batch: Vec<Item>,
+        left_at: SentAt,
         deadline: Instant,
     ) -> Copied {
         let Some(address) = self.0.placement.load().addresses.get(member).copied() else {
@@ -86,7 +90,8 @@ impl Node {
         };
         let (heads, values): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         let values: Vec<Bytes> = values.into_iter().filter(|value| !value.is_empty()).collect();
-        let request = request(self.ring().fingerprint(), heads);
+        let records = Records { sent_at_ms: left_at.there_ms, heads };
+        let request = request(self.ring().fingerprint(), records);
         let mut reply = self.0.links.call((member, address), &request, &values, deadline).await;
         if matches!(reply, Err(LinkError::Broken(_))) {
             // The process ended, or only the connection; a new one tells. Copies may come twice.
@@ -134,13 +139,13 @@ impl Node {
     pub(super) fn keep_copies(
         &self,
         theirs: Option<Fingerprint>,
-        heads: Vec<RecordHead>,
+        Records { sent_at_ms, heads }: Records,
         mut values: Bytes,
     ) -> Result<Vec<(u32, Version)>, Refusal> {
         check_lengths(heads.iter().map(RecordHead::value_bytes), &values)?;
-        let mut met = Vec::new();
+        let (left_at_ms, mut met) = (self.left_at_ms(sent_at_ms), Vec::new());
         for (index, RecordHead { key, version, mark, kind }) in heads.into_iter().enumerate() {
-            let (key, record) = match (parse(key), kind_from_wire(version, kind, &mut values)) {
+            let (key, record) = match (parse(key), kind_from_wire(version, kind, &mut values, left_at_ms)) {
                 (Ok(key), Ok(record)) => (key, record),
                 (key, record) => {
                     let reason = key.as_ref().err().or(record.as_ref().err());
@@ -150,7 +155,7 @@ impl Node {
             };
             self.see_clock(record.version().time());
             if cfg!(feature = "fault-no-versions")
-                && let Some(held) = self.0.store.peek(&key, self.now_ms())
+                && let Some(held) = self.0.store.peek(&key, self.uptime_ms())
             {
                 self.0.store.remove_version(&key, held.version());
             }
@@ -208,7 +213,7 @@ impl Node {
                 note(&self.0.recent, key, older, uptime_ms);
             }
         };
-        match self.0.store.put_over(key, record, self.now_ms(), gives_way) {
+        match self.0.store.put_over(key, record, uptime_ms, gives_way) {
             Ok(Put::Stored { evicted, older, .. }) => {
                 self.count_evicted(evicted);
                 older
@@ -237,12 +242,12 @@ impl Node {
 
     /// Whether this node has that version of a key, or a newer one.
     pub(super) fn holds_since(&self, key: &Key, version: Version) -> bool {
-        self.0.store.peek(key, self.now_ms()).is_some_and(|held| held.version() >= version)
+        self.0.store.peek(key, self.uptime_ms()).is_some_and(|held| held.version() >= version)
     }
 
     /// There is a newer version that this node cannot have: an older one must not stay in its place.
     pub(super) fn forget_older(&self, key: &Key, version: Version) {
-        if let Some(held) = self.0.store.peek(key, self.now_ms())
+        if let Some(held) = self.0.store.peek(key, self.uptime_ms())
             && held.version() < version
         {
             self.0.store.remove_version(key, held.version());

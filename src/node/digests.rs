@@ -11,7 +11,7 @@ use crate::model::{Key, Slot, SlotSet, Version, mix};
 /// What this node holds of these slots of one shard.
 pub(super) fn by_slot(node: &Node, shard: usize, slots: &SlotSet) -> BTreeMap<Slot, Heads> {
     let mut by_slot: BTreeMap<Slot, Heads> = BTreeMap::new();
-    for head in node.0.store.versions_in(shard, |slot| slots.contains(slot), node.now_ms()) {
+    for head in node.0.store.versions_in(shard, |slot| slots.contains(slot), node.uptime_ms()) {
         by_slot.entry(head.0.slot()).or_default().push(head);
     }
     by_slot

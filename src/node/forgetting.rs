@@ -58,7 +58,7 @@ impl Node {
             .map(|one| (one.slot, (one.version, one.held.into_iter().collect::<HashSet<_>>())))
             .collect();
         let shards: BTreeSet<usize> = by_slot.keys().map(|slot| self.0.store.shard_of(*slot)).collect();
-        let now_ms = self.now_ms();
+        let now_ms = self.uptime_ms();
         for shard in shards {
             for (key, version) in self.0.store.versions_in(shard, |slot| by_slot.contains_key(&slot), now_ms)
             {

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::copies::Copied;
-use super::operation::{record_from_wire, unexpected};
+use super::operation::{record_from_wire, record_to_wire, unexpected};
 use super::placement::Placement;
 use super::{Node, NodeError};
 use crate::link::{LinkError, PeekReply, Reply, Request, Standing};
@@ -248,7 +248,7 @@ impl Node {
         };
         // Before the record, so that it is not older than what is said to be done.
         let done = self.0.recent.done(mark, now_ms);
-        let record = self.0.store.peek(key, self.now_ms());
+        let record = self.0.store.peek(key, now_ms);
         // After the record: what it replaced was noted before it could be found.
         let unseen = self.0.recent.unseen(key, now_ms);
         let unheard = self.unheard(&placement);
@@ -278,7 +278,8 @@ impl Node {
         match reply.map_err(|error| self.doubt_refusal(member, error))? {
             (Reply::Peeked(peeked), mut values) => {
                 let PeekReply { record, standing, unheard, calling, at_ms, done, unseen } = *peeked;
-                let record = record.map(|head| record_from_wire(head, &mut values)).transpose();
+                let left_at_ms = self.answered_at_ms(member, at_ms);
+                let record = record.map(|head| record_from_wire(head, &mut values, left_at_ms)).transpose();
                 // A record that cannot be read is as good as no answer.
                 let record = record.map_err(|_| LinkError::Broken(address))?;
                 let record = record.map(|(_, record)| record);
@@ -327,7 +328,7 @@ impl Node {
 /// As it travels.
 pub(super) fn peeked_to_wire(key: &Key, peeked: Peeked) -> (Reply, Vec<Bytes>) {
     let Peeked { record, standing, unheard, calling, at_ms, done, unseen } = peeked;
-    let (record, value) = match record.map(|record| super::operation::record_to_wire(key, record)) {
+    let (record, value) = match record.map(|record| record_to_wire(key, record, at_ms)) {
         Some((head, value)) => (Some(head), value),
         None => (None, Bytes::new()),
     };

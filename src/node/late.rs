@@ -1,7 +1,8 @@
-//! Writes that arrive when nobody waits for them any more: their asker has had another owner do them.
+//! How long a frame was under way: writes that arrive when nobody waits for them any more, as their asker has had another owner
+//! do them, and times to live that ran on.
 //!
-//! A frame may wait at an owner that is stopped, or on a way that is cut, and carries only the time that is left until its
-//! deadline. So the asker says what the owner's own clock showed at least when the write was sent, by the questions
+//! A frame may wait at a node that is stopped, or on a way that is cut, and carries only the time that is left until its
+//! deadline. So the sender says what the receiver's own clock showed at least when the frame was sent, by the questions
 //! for a lease that it has from there. Invariant: that is never later than it was.
 
 use std::collections::BTreeMap;
@@ -60,13 +61,48 @@ impl Clocks {
         self.seen.lock().get(member).map(|sight| sight.uptime_us(now) / 1000)
     }
 
+    /// The same, if the process has said something lately. Its machine may have been suspended since, which counts there.
+    fn fresh_uptime_ms(&self, member: &NodeId, now: Instant) -> Option<u64> {
+        let seen = self.seen.lock();
+        let sight = seen.get(member).filter(|sight| now.saturating_duration_since(sight.at) < SIGHT);
+        sight.map(|sight| sight.uptime_us(now) / 1000)
+    }
+
     /// Forgets those that are no members any more.
     pub(super) fn retain(&self, is_member: impl Fn(&NodeId) -> bool) {
         self.seen.lock().retain(|member, _| is_member(member));
     }
 }
 
+/// The present, for the times left in what is sent to a member.
+#[derive(Clone, Copy)]
+pub(super) struct SentAt {
+    /// By this node's clock.
+    pub(super) here_ms: u64,
+    /// By the member's at least, if that is known.
+    pub(super) there_ms: Option<u64>,
+}
+
 impl Node {
+    /// The present here and at a member.
+    pub(super) fn sent_now(&self, to: &NodeId) -> SentAt {
+        let there_ms = self.0.clocks.fresh_uptime_ms(to, Instant::now());
+        SentAt { here_ms: self.uptime_ms(), there_ms }
+    }
+
+    /// When, by this node's clock, the times were left in what came with [`SentAt::there_ms`].
+    pub(super) fn left_at_ms(&self, sent_at_ms: Option<u64>) -> u64 {
+        let now_ms = self.uptime_ms();
+        // Later than now is what somebody said to a former process.
+        sent_at_ms.unwrap_or(now_ms).min(now_ms)
+    }
+
+    /// The same of an answer that a member gave at `at_ms` of its own clock.
+    pub(super) fn answered_at_ms(&self, member: &NodeId, at_ms: u64) -> u64 {
+        let there_ms = self.0.clocks.uptime_ms(member, Instant::now()).unwrap_or(at_ms);
+        self.uptime_ms().saturating_sub(there_ms.saturating_sub(at_ms))
+    }
+
     /// What an owner's own time is at least, for a write with so long values that is sent now.
     pub(super) fn sent_at_ms(&self, owner: &NodeId, value_bytes: usize) -> Option<u64> {
         // Long ones take their time.

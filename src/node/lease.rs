@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::beat::PERIOD;
+use super::offset::Offset;
 use super::placement::{EXCUSED_AFTER, Placement};
 use super::{Contact, Node};
 use crate::gossip::Witness;
@@ -195,6 +196,7 @@ impl Node {
             node_id: self.0.id.clone(),
             boot: self.0.boot,
             clock: self.0.versions.latest(),
+            wall_ms: self.wall_ms(),
             admission: self.admission(),
             unreached: self.0.reach.unreached(),
         }
@@ -262,12 +264,7 @@ impl Node {
     ) -> bool {
         self.0.reach.hear_membership(&sender.node_id, answer.is_member, self.uptime_ms());
         let round_trip_us = self.uptime_us().saturating_sub(answer.asked_us).saturating_sub(answer.waited_us);
-        let contact = Contact {
-            seen_ms: self.now_ms(),
-            round_trip: Some(Duration::from_micros(round_trip_us)),
-            admission: Some(sender.admission),
-        };
-        self.0.contacts.lock().insert(sender.node_id.clone(), contact);
+        self.note_contact(sender, Duration::from_micros(round_trip_us));
         let Some(dirty) = SlotSet::from_bytes(slots) else { return false };
         if !answer.granted || answer.ring != placement.ring.fingerprint() {
             return false;
@@ -285,6 +282,22 @@ impl Node {
             self.admit();
         }
         true
+    }
+
+    fn note_contact(&self, sender: &Sender, round_trip: Duration) {
+        let mut contacts = self.0.contacts.lock();
+        let contact = contacts.entry(sender.node_id.clone()).or_default();
+        let (offset, news) = Offset::measure(contact.offset, sender.wall_ms, self.wall_ms(), round_trip);
+        *contact = Contact {
+            seen_ms: Some(self.uptime_ms()),
+            round_trip: Some(round_trip),
+            admission: Some(sender.admission),
+            offset: Some(offset),
+        };
+        drop(contacts);
+        if let Some(news) = news {
+            offset.tell(&sender.node_id, news);
+        }
     }
 
     /// When this process last woke up; zero if it has run all the time.

@@ -129,7 +129,7 @@ fn tell_table(node: &Node, old: &Ring, new: &Ring) {
         "members": new.members().len(),
         "slots_moved": moved,
     });
-    node.0.events.publish("ring_changed", node.now_ms(), data);
+    node.0.events.publish("ring_changed", node.wall_ms(), data);
 }
 
 fn count(node: &Node, members: &Members) {
@@ -180,7 +180,7 @@ fn tell(node: &Node, change: Change, member: &Member) {
         // It may die before it is first pinged, and is to be shown with a time all the same.
         let mut contacts = node.0.contacts.lock();
         let contact = contacts.entry(member.node_id.clone()).or_default();
-        (contact.seen_ms, contact.admission) = (node.now_ms(), None);
+        (contact.seen_ms, contact.admission) = (Some(node.uptime_ms()), None);
     }
     let udp;
     let (kind, detail) = match change {
@@ -201,28 +201,29 @@ fn tell(node: &Node, change: Change, member: &Member) {
     if let Some(detail) = detail {
         data["detail"] = detail.into();
     }
-    node.0.events.publish(kind, node.now_ms(), data);
+    node.0.events.publish(kind, node.wall_ms(), data);
 }
 
 /// A member as the interface shows it.
 pub(super) fn describe(node: &Node, member: &Member) -> Value {
     let is_me = member.node_id == node.0.id;
     let contact = if is_me {
-        Contact { seen_ms: node.now_ms(), round_trip: Some(Duration::ZERO), admission: None }
+        Contact { seen_ms: Some(node.uptime_ms()), round_trip: Some(Duration::ZERO), ..Contact::default() }
     } else {
         node.contact(&member.node_id).unwrap_or_default()
     };
     // A member is seen, too, when gossip brings news of it. A death is no sighting, only the latest it can have been.
-    let is_news = member.status == Status::Healthy || contact.seen_ms == 0;
-    let seen_ms = contact.seen_ms.max(if is_news { member.since_ms } else { 0 });
+    let is_news = member.status == Status::Healthy || contact.seen_ms.is_none();
+    let seen_ms = contact.seen_ms.max(is_news.then_some(member.since_ms)).unwrap_or_default();
     let round_trip = contact.round_trip.unwrap_or_default();
     json!({
         "node_id": member.node_id,
         "address": member.address,
         "status": member.status.as_str(),
-        "last_seen": rfc3339(seen_ms),
+        "last_seen": rfc3339(node.wall_at_ms(seen_ms)),
         "response_time": round_trip.as_millis() as u64,
         "rtt_us": round_trip.as_micros() as u64,
+        "clock_offset_ms": node.clock_offset_ms(&member.node_id),
         "slots": node.ring().slots_of(&member.node_id),
         "unreachable_from": node.unreachable_from(&member.node_id),
     })

@@ -23,6 +23,7 @@ mod late;
 mod lease;
 mod membership;
 mod offer;
+mod offset;
 mod operation;
 mod owed;
 mod passage;
@@ -55,6 +56,7 @@ use tokio::time::Instant;
 
 pub use self::command::{Location, Stop};
 pub use self::events::{Event, rfc3339};
+use self::offset::Offset;
 pub use self::operation::{Done, NewValue, NodeError, Operation, Outcome};
 use self::placement::Placement;
 pub use self::sync::SyncReport;
@@ -63,7 +65,7 @@ use crate::link::{Admission, Answer, Pool, Request, Service};
 use crate::model::{
     Clock, Condition, Key, Ledger, Lookup, Members, NodeId, Recent, Record, Ring, Store, StoreConfig, mix,
 };
-use crate::net::{WallClock, endless, task, vital};
+use crate::net::{NodeClock, endless, task, vital};
 use crate::telemetry::{Metrics, Seldom};
 
 /// What a node has to be told.
@@ -90,8 +92,7 @@ struct Inner {
     id: NodeId,
     boot: u64,
     address: SocketAddr,
-    started: Instant,
-    wall: WallClock,
+    clock: NodeClock,
     versions: Clock,
     store: Store,
     /// Changed under the lock of `ledger`.
@@ -133,10 +134,12 @@ struct Inner {
 /// The last contact with a member over the link.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Contact {
-    /// When, in unix milliseconds.
-    pub seen_ms: u64,
+    /// When, by [`Node::uptime_ms`]; none if there was none yet.
+    pub seen_ms: Option<u64>,
     /// How long the last round trip took.
     pub round_trip: Option<Duration>,
+    /// How far its clock is ahead; none before it has answered.
+    offset: Option<Offset>,
     /// Whether it said that it is admitted to the cluster; none before it has answered.
     pub admission: Option<Admission>,
 }
@@ -146,7 +149,7 @@ pub struct Contact {
 pub struct MoveStats {
     /// How long the last move took.
     pub last_duration: Duration,
-    /// When the last move ended, in unix milliseconds.
+    /// When the last move ended, by [`Node::uptime_ms`].
     pub last_at_ms: Option<u64>,
 }
 
@@ -156,7 +159,7 @@ impl Node {
         config: NodeConfig,
         gossip: Gossip,
         links: Arc<Pool>,
-        wall: WallClock,
+        clock: NodeClock,
         metrics: Arc<Metrics>,
         tasks: &mut JoinSet<()>,
     ) -> Node {
@@ -194,9 +197,8 @@ impl Node {
             id: identity.node_id,
             boot: identity.boot,
             address: identity.address,
-            started: Instant::now(),
             config,
-            wall,
+            clock,
             gossip,
             links,
             metrics,
@@ -223,31 +225,38 @@ impl Node {
         &self.0.id
     }
 
-    /// Milliseconds since the process started: the clock of leases, which nothing sets back.
-    fn uptime_ms(&self) -> u64 {
-        self.0.started.elapsed().as_millis() as u64
+    /// Milliseconds since the process started: the clock of leases and times to live, which nothing sets.
+    #[must_use]
+    pub fn uptime_ms(&self) -> u64 {
+        self.0.clock.uptime_ms()
     }
 
     /// The same clock in microseconds.
     fn uptime_us(&self) -> u64 {
-        self.0.started.elapsed().as_micros() as u64
+        self.0.clock.uptime().as_micros() as u64
     }
 
     /// The moment at which [`Node::uptime_ms`] is this.
     fn instant_at(&self, uptime_ms: u64) -> Instant {
-        self.0.started + Duration::from_millis(uptime_ms)
+        Instant::now() + Duration::from_millis(uptime_ms).saturating_sub(self.uptime())
     }
 
     /// How long the process has been running.
     #[must_use]
     pub fn uptime(&self) -> Duration {
-        self.0.started.elapsed()
+        self.0.clock.uptime()
     }
 
-    /// Unix milliseconds by the node's clock.
+    /// Unix milliseconds by the machine's clock, which can be set: for versions, and for what people read.
     #[must_use]
-    pub fn now_ms(&self) -> u64 {
-        self.0.wall.now_ms()
+    pub fn wall_ms(&self) -> u64 {
+        self.0.clock.wall_ms()
+    }
+
+    /// What [`Node::wall_ms`] would have been then, were the clock as it is now.
+    #[must_use]
+    pub fn wall_at_ms(&self, uptime_ms: u64) -> u64 {
+        self.wall_ms().saturating_sub(self.uptime_ms().saturating_sub(uptime_ms))
     }
 
     /// Its metrics, for the edges to count in.
@@ -280,6 +289,15 @@ impl Node {
         self.0.contacts.lock().get(node_id).copied()
     }
 
+    /// How many milliseconds the clock of a member is ahead of this node's; none if it has not answered yet.
+    #[must_use]
+    pub fn clock_offset_ms(&self, node_id: &NodeId) -> Option<i64> {
+        if node_id == self.id() {
+            return Some(0);
+        }
+        self.contact(node_id).and_then(|contact| contact.offset).map(|offset| offset.ahead_ms)
+    }
+
     /// The table in force.
     #[must_use]
     pub fn ring(&self) -> Arc<Ring> {
@@ -309,7 +327,7 @@ impl Node {
             && !self.0.placement.load().owns(key.slot())
         {
             // A tombstone here would be the newest of all.
-            let held = self.0.store.peek(key, self.now_ms());
+            let held = self.0.store.peek(key, self.uptime_ms());
             let removed =
                 held.as_ref().is_some_and(|record| self.0.store.remove_version(key, record.version()));
             let found = removed && matches!(held, Some(Record::Entry(_)));
@@ -329,7 +347,7 @@ impl Node {
         let members: Vec<_> =
             self.members().iter().map(|member| membership::describe(self, member)).collect();
         let state = json!({"node_id": self.id(), "ring": self.ring().fingerprint(), "members": members});
-        (self.0.events.snapshot(self.now_ms(), state), receiver)
+        (self.0.events.snapshot(self.wall_ms(), state), receiver)
     }
 
     /// One member as the interface shows it.
@@ -349,7 +367,7 @@ impl Node {
     }
 
     fn lookup(&self, key: &Key) -> Outcome {
-        let outcome = match self.0.store.get(key, self.now_ms()) {
+        let outcome = match self.0.store.get(key, self.uptime_ms()) {
             Lookup::Hit(entry) => {
                 self.0.metrics.hits.inc();
                 return Outcome::Hit(entry);
@@ -374,8 +392,8 @@ pub(crate) fn fuzz_request(request: Request, mut value: bytes::Bytes) {
         Request::Many { operations, .. } => {
             operations.into_iter().for_each(|one| drop(Operation::from_wire(one, &mut value)));
         }
-        Request::Copy(_, heads) | Request::Sync(heads) => {
-            heads.into_iter().for_each(|head| drop(operation::record_from_wire(head, &mut value)));
+        Request::Copy(_, records) | Request::Sync(records) => {
+            records.heads.into_iter().for_each(|head| drop(operation::record_from_wire(head, &mut value, 0)));
         }
         Request::Peek { key, .. } => drop(operation::parse(key)),
         _ => {}

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use super::copies::{Copied, Item};
+use super::late::SentAt;
 use super::operation::{parse, record_to_wire, unexpected};
 use super::{Node, NodeError};
 use crate::link::{Batch, LinkError, RecordHead, Reply, Request, Room, Weight, cut};
@@ -96,7 +97,7 @@ impl Node {
         heads: &[(Key, Version)],
     ) -> Result<Offered, NodeError> {
         let done = Offered { postponed: SlotSet::empty(), left_out: HashSet::new(), brought: 0 };
-        let mut offer = Offer { node: self, member, question, done };
+        let mut offer = Offer { node: self, member, question, left_at: self.sent_now(member), done };
         for heads in questions(heads) {
             offer.present(&heads).await?;
         }
@@ -122,6 +123,8 @@ struct Offer<'a> {
     node: &'a Node,
     member: &'a NodeId,
     question: Question,
+    /// When the times of the records that are on their way were left.
+    left_at: SentAt,
     done: Offered,
 }
 
@@ -137,12 +140,13 @@ impl Offer<'_> {
                 return Ok(());
             }
         };
+        self.left_at = self.node.sent_now(self.member);
         let mut batch = Batch::new(ROOM);
         for index in wanted {
             let Some((key, _)) = heads.get(index as usize) else { continue };
             // Gone by now if it was evicted or is over; then there is nothing to lack.
-            let Some(record) = self.node.0.store.peek(key, self.node.now_ms()) else { continue };
-            let item = record_to_wire(key, record);
+            let Some(record) = self.node.0.store.peek(key, self.node.uptime_ms()) else { continue };
+            let item = record_to_wire(key, record, self.left_at.here_ms);
             let weight = Weight::of(&item.0, item.1.len());
             if let Some(full) = batch.push(item, weight) {
                 self.deliver(full).await?;
@@ -182,10 +186,9 @@ impl Offer<'_> {
         let (started, records) = (Instant::now(), batch.len());
         let bytes: usize = batch.iter().map(|(_, value)| value.len()).sum();
         let patience = BATCH_TIMEOUT + Duration::from_secs_f64(bytes as f64 / BYTES_PER_SECOND_LEAST);
-        let copied = self
-            .node
-            .copy_batch(self.member, |_, heads| Request::Sync(heads), batch.to_vec(), started + patience)
-            .await;
+        let (batch, deadline) = (batch.to_vec(), started + patience);
+        let sync = |_, records| Request::Sync(records);
+        let copied = self.node.copy_batch(self.member, sync, batch, self.left_at, deadline).await;
         if matches!(copied, Copied::Held { .. }) {
             self.node.0.metrics.sync_keys.inc_by(records as u64);
             self.node.0.metrics.sync_bytes.inc_by(bytes as u64);
@@ -242,7 +245,7 @@ pub(super) fn wanted(node: &Node, theirs: Vec<(Box<str>, Version)>, only_older: 
                 continue;
             }
         };
-        let held = node.0.store.peek(&key, node.now_ms());
+        let held = node.0.store.peek(&key, node.uptime_ms());
         let is_older = |held: Record| held.version() < version || cfg!(feature = "fault-no-versions");
         if held.map_or(!only_older, is_older) {
             wanted.push(index as u32);

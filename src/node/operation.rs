@@ -210,13 +210,13 @@ impl Operation {
     }
 }
 
-/// As it travels: the head, and the value behind it.
-pub(super) fn outcome_to_wire(outcome: Result<Outcome, Refusal>) -> (link::Outcome, Bytes) {
+/// As it travels at `now_ms`: the head, and the value behind it.
+pub(super) fn outcome_to_wire(outcome: Result<Outcome, Refusal>, now_ms: u64) -> (link::Outcome, Bytes) {
     let head = match outcome {
         Ok(Outcome::Hit(entry)) => {
             let head = link::Outcome::Hit {
                 version: entry.version,
-                expires_at_ms: entry.expires_at_ms,
+                left: entry.expiry.map(|expiry| expiry.left(now_ms)),
                 content_type: entry.content_type.map(Arc::from),
                 value_bytes: entry.value.len() as u32,
             };
@@ -231,12 +231,17 @@ pub(super) fn outcome_to_wire(outcome: Result<Outcome, Refusal>) -> (link::Outco
     (head, Bytes::new())
 }
 
-/// Out of a head and the raw values, of which it takes its own.
-pub(super) fn outcome_from_wire(head: link::Outcome, values: &mut Bytes) -> Result<Outcome, Refusal> {
+/// Out of a head that came at `now_ms`, and the raw values, of which it takes its own.
+pub(super) fn outcome_from_wire(
+    head: link::Outcome,
+    values: &mut Bytes,
+    now_ms: u64,
+) -> Result<Outcome, Refusal> {
     Ok(match head {
-        link::Outcome::Hit { version, expires_at_ms, content_type, value_bytes } => {
-            let value = cut(values, value_bytes)?;
-            Outcome::Hit(Entry { value, content_type: parse_type(content_type)?, version, expires_at_ms })
+        link::Outcome::Hit { version, left, content_type, value_bytes } => {
+            let (value, content_type) = (cut(values, value_bytes)?, parse_type(content_type)?);
+            let expiry = left.map(|left| left.since(now_ms));
+            Outcome::Hit(Entry { value, content_type, version, expiry })
         }
         link::Outcome::Miss => Outcome::Miss,
         link::Outcome::Gone => Outcome::Gone,
@@ -246,44 +251,53 @@ pub(super) fn outcome_from_wire(head: link::Outcome, values: &mut Bytes) -> Resu
     })
 }
 
-/// As it travels: the head, and the value behind it.
-pub(super) fn record_to_wire(key: &Key, record: Record) -> (RecordHead, Bytes) {
+/// As it travels, with the times that are left at `now_ms`: the head, and the value behind it.
+pub(super) fn record_to_wire(key: &Key, record: Record, now_ms: u64) -> (RecordHead, Bytes) {
     let version = record.version();
     let (kind, value) = match record {
         Record::Entry(entry) => {
             let kind = RecordKind::Entry {
-                expires_at_ms: entry.expires_at_ms,
+                left: entry.expiry.map(|expiry| expiry.left(now_ms)),
                 content_type: entry.content_type.map(Arc::from),
                 value_bytes: entry.value.len() as u32,
             };
             (kind, entry.value)
         }
         Record::Tombstone(tombstone) => {
-            (RecordKind::Tombstone { expires_at_ms: tombstone.expires_at_ms }, Bytes::new())
+            (RecordKind::Tombstone { left_ms: tombstone.expires_at_ms.saturating_sub(now_ms) }, Bytes::new())
         }
     };
     (RecordHead { key: key.as_str().into(), version, mark: 0, kind }, value)
 }
 
-/// Out of a head and the raw values, of which it takes its own.
-pub(super) fn record_from_wire(head: RecordHead, values: &mut Bytes) -> Result<(Key, Record), Refusal> {
+/// Out of a head, whose times were left at `then_ms`, and the raw values, of which it takes its own.
+pub(super) fn record_from_wire(
+    head: RecordHead,
+    values: &mut Bytes,
+    then_ms: u64,
+) -> Result<(Key, Record), Refusal> {
     let RecordHead { key, version, kind, .. } = head;
-    let record = kind_from_wire(version, kind, values);
+    let record = kind_from_wire(version, kind, values, then_ms);
     Ok((parse(key)?, record?))
 }
 
-/// What a record is. Takes its value in any case, unless that is longer than what is left.
+/// What a record is, whose times were left at `then_ms`. Takes its value in any case, unless that is longer than those that
+/// came.
 pub(super) fn kind_from_wire(
     version: Version,
     kind: RecordKind,
     values: &mut Bytes,
+    then_ms: u64,
 ) -> Result<Record, Refusal> {
     Ok(match kind {
-        RecordKind::Entry { expires_at_ms, content_type, value_bytes } => {
-            let value = cut(values, value_bytes)?;
-            Record::Entry(Entry { value, content_type: parse_type(content_type)?, version, expires_at_ms })
+        RecordKind::Entry { left, content_type, value_bytes } => {
+            let (value, content_type) = (cut(values, value_bytes)?, parse_type(content_type)?);
+            let expiry = left.map(|left| left.since(then_ms));
+            Record::Entry(Entry { value, content_type, version, expiry })
         }
-        RecordKind::Tombstone { expires_at_ms } => Record::Tombstone(Tombstone { version, expires_at_ms }),
+        RecordKind::Tombstone { left_ms } => {
+            Record::Tombstone(Tombstone { version, expires_at_ms: then_ms.saturating_add(left_ms) })
+        }
     })
 }
 

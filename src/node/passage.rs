@@ -37,7 +37,7 @@ pub(super) async fn check(
     }
     let request = Request::Heard { address: node.0.address };
     let heard = match node.0.links.call((node_id, address), &request, &[], deadline).await {
-        Ok((Reply::Heard { bytes, now_ms }, _)) => Some((bytes as usize, now_ms.abs_diff(node.now_ms()))),
+        Ok((Reply::Heard { bytes, now_ms }, _)) => Some((bytes as usize, now_ms.abs_diff(node.wall_ms()))),
         _ => None,
     };
     let is_sealed = node.0.gossip.is_sealed();

@@ -348,7 +348,7 @@ fn tell(node: &Node, member: &NodeId, address: SocketAddr, is_accused: bool) {
     }
     let kind = if is_accused { "member_unreachable" } else { "member_reachable" };
     let data = serde_json::json!({"node_id": member, "address": address, "protocol": "tcp"});
-    node.0.events.publish(kind, node.now_ms(), data);
+    node.0.events.publish(kind, node.wall_ms(), data);
 }
 
 #[cfg(test)]

@@ -286,7 +286,7 @@ impl Node {
                     }
                     // Evicted before its slot was dirty, it would leave nothing.
                     for Written { key, record, .. } in indexes.iter().map(|&index| &written[index]) {
-                        self.0.store.note_given_up(key, record.version(), self.now_ms());
+                        self.0.store.note_given_up(key, record.version(), self.uptime_ms());
                     }
                 }
             }

@@ -253,7 +253,9 @@ impl Node {
         let values = if value.is_empty() { &[][..] } else { &[value][..] };
         let request = Request::One { operation, claim };
         match self.call(owner, &request, values, deadline).await? {
-            (Reply::One(outcome), mut values) => Ok(outcome_from_wire(outcome, &mut values)?),
+            (Reply::One(outcome), mut values) => {
+                Ok(outcome_from_wire(outcome, &mut values, self.uptime_ms())?)
+            }
             (Reply::Refused(refusal), _) => Err(refusal.into()),
             (other, _) => Err(Failure::Final(unexpected(owner, &other))),
         }

@@ -15,7 +15,7 @@ use super::digests::{by_slot, digest};
 use super::offer::{Heads, Offered};
 use super::{Node, NodeError};
 use crate::link::{Reply, Request};
-use crate::model::{NodeId, Slot, SlotSet};
+use crate::model::{NodeId, Slot, SlotSet, Version};
 
 /// Pause between two shards. A store of a million entries has 36, of some milliseconds each: it is read once in three minutes,
 /// and as often for each co-owner, in parts.
@@ -72,7 +72,9 @@ async fn compare(
         slots.rotate_left(first);
     }
     let heads = slots.iter().filter_map(|slot| held.get(slot)).flatten();
-    let heads = heads.filter(|(_, version)| version.millis() + SETTLED_AFTER_MS < node.now_ms());
+    // The latest version is never behind, though the clock be set back.
+    let now_ms = node.wall_ms().max(Version::new(node.0.versions.latest(), 0).millis());
+    let heads = heads.filter(|(_, version)| version.millis() + SETTLED_AFTER_MS < now_ms);
     let heads: Heads = heads.take(VERSIONS_MAX).cloned().collect();
     let Offered { brought, .. } = node.offer_newer(member, &heads).await?;
     Ok(brought)

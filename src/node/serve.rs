@@ -7,7 +7,7 @@ use super::gather::peeked_to_wire;
 use super::operation::{check_lengths, outcome_to_wire, parse};
 use super::{Node, Operation, Outcome, Stop, digests, handoff, join, offer};
 use crate::link::{
-    self, Answer, BATCH_BYTES_MAX, Claim, Load, RecordHead, Refusal, Reply, Request, Room, Weight,
+    self, Answer, BATCH_BYTES_MAX, Claim, Load, Records, Refusal, Reply, Request, Room, Weight,
 };
 use crate::model::{Fingerprint, Observed, Version};
 
@@ -16,15 +16,15 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: In
     match request {
         Request::One { operation, claim } => match Operation::from_wire(operation, &mut value) {
             Ok(Operation::Get(key)) => {
-                let (reply, values) = one(node.read(&key, claim));
+                let (reply, values) = one(&node, node.read(&key, claim));
                 Answer::Now(reply, values)
             }
             Ok(write) if node.keeps_alone(&write) => {
-                let (reply, values) = one(node.write_alone(&write, claim));
+                let (reply, values) = one(&node, node.write_alone(&write, claim));
                 Answer::Now(reply, values)
             }
             Ok(write) => {
-                Answer::Later(Box::pin(async move { one(node.serve(&write, claim, deadline).await) }))
+                Answer::Later(Box::pin(async move { one(&node, node.serve(&write, claim, deadline).await) }))
             }
             Err(refusal) => {
                 node.count_refused(&refusal);
@@ -34,8 +34,8 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: In
         Request::Many { operations, claim } => {
             Answer::Later(Box::pin(many(node, operations, claim, value, deadline)))
         }
-        Request::Copy(theirs, heads) => copies(&node, Some(theirs), heads, value),
-        Request::Sync(heads) => copies(&node, None, heads, value),
+        Request::Copy(theirs, records) => copies(&node, Some(theirs), records, value),
+        Request::Sync(records) => copies(&node, None, records, value),
         Request::Peek { key, ring, mark } => match parse(key) {
             Ok(key) => {
                 let (reply, values) = peeked_to_wire(&key, node.peek_here(&key, ring, mark));
@@ -74,10 +74,12 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: In
             node.0.fences.release(slot, &node_id, at_ms);
             Answer::Now(Reply::Promised(false), Vec::new())
         }
-        Request::Witness { record, holder, ring } => match node.keep_witnessed(record, value, holder, ring) {
-            Ok(is_kept) => Answer::Now(Reply::Kept(is_kept), Vec::new()),
-            Err(refusal) => refused(refusal),
-        },
+        Request::Witness { record, sent_at_ms, holder, ring } => {
+            match node.keep_witnessed((record, value), sent_at_ms, holder, ring) {
+                Ok(is_kept) => Answer::Now(Reply::Kept(is_kept), Vec::new()),
+                Err(refusal) => refused(refusal),
+            }
+        }
         Request::Witnessed { key } => match parse(key) {
             Ok(key) => {
                 let (reply, values) = node.testify(&key);
@@ -116,7 +118,7 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: In
         }
         Request::Heard { address } => Answer::Later(Box::pin(async move {
             let bytes = node.0.gossip.heard(address).await.try_into().unwrap_or(u32::MAX);
-            (Reply::Heard { bytes, now_ms: node.now_ms() }, Vec::new())
+            (Reply::Heard { bytes, now_ms: node.wall_ms() }, Vec::new())
         })),
         Request::Goodbye { node_id, boot } => {
             node.note_goodbye(node_id, handoff::Goodbye { boot, has_ended: false });
@@ -143,14 +145,14 @@ pub(super) fn call(node: &Node, request: Request, mut value: Bytes, deadline: In
 impl Node {
     /// Learns the time of another node's versions, so that this node's next ones are later.
     pub(super) fn see_clock(&self, time: u64) {
-        if self.0.versions.observe(time, self.now_ms()) == Observed::Clamped {
+        if self.0.versions.observe(time, self.wall_ms()) == Observed::Clamped {
             self.0.metrics.clamped_versions.inc();
         }
     }
 }
 
-fn one(outcome: Result<Outcome, Refusal>) -> (Reply, Vec<Bytes>) {
-    let (head, value) = outcome_to_wire(outcome);
+fn one(node: &Node, outcome: Result<Outcome, Refusal>) -> (Reply, Vec<Bytes>) {
+    let (head, value) = outcome_to_wire(outcome, node.uptime_ms());
     (Reply::One(head), if value.is_empty() { Vec::new() } else { vec![value] })
 }
 
@@ -158,8 +160,8 @@ fn refused(refusal: Refusal) -> Answer {
     Answer::Now(Reply::Refused(refusal), Vec::new())
 }
 
-fn copies(node: &Node, theirs: Option<Fingerprint>, heads: Vec<RecordHead>, values: Bytes) -> Answer {
-    match node.keep_copies(theirs, heads, values) {
+fn copies(node: &Node, theirs: Option<Fingerprint>, records: Records, values: Bytes) -> Answer {
+    match node.keep_copies(theirs, records, values) {
         Ok(met) => copied(node, met),
         Err(refusal) => refused(refusal),
     }
@@ -196,17 +198,18 @@ async fn many(
     let outcomes = refused
         .into_iter()
         .map(|refusal| refusal.map_or_else(|| done.next().unwrap_or(Err(Refusal::NotSynced)), Err));
-    answers(outcomes)
+    answers(outcomes, node.uptime_ms())
 }
 
-/// The answers to many operations, as many as fit one frame.
+/// The answers to many operations, as many as fit one frame, at `now_ms`.
 pub(super) fn answers(
     outcomes: impl ExactSizeIterator<Item = Result<Outcome, Refusal>>,
+    now_ms: u64,
 ) -> (Reply, Vec<Bytes>) {
     let mut load = Load::new(Room { items: usize::MAX, value_bytes: BATCH_BYTES_MAX });
     let (mut heads, mut found) = (Vec::with_capacity(outcomes.len()), Vec::new());
     for outcome in outcomes {
-        let (mut head, value) = outcome_to_wire(outcome);
+        let (mut head, value) = outcome_to_wire(outcome, now_ms);
         if !load.take(Weight::of(&head, value.len())) {
             let reason = format!("the answers of a batch are longer than {BATCH_BYTES_MAX} bytes together");
             head = link::Outcome::Refused(Refusal::TooLarge(reason));

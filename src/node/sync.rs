@@ -63,7 +63,7 @@ pub(super) async fn run(node: Node) {
             None if !clean => {
                 began = Some((Instant::now(), totals(&node)));
                 let data = json!({"ring": node.ring().fingerprint(), "slots": node.under_replicated_slots()});
-                node.0.events.publish("sync_started", node.now_ms(), data);
+                node.0.events.publish("sync_started", node.wall_ms(), data);
             }
             Some((at, before)) if clean => {
                 began = None;
@@ -289,10 +289,9 @@ fn report(node: &Node, started: Instant, before: SyncReport) -> SyncReport {
 
 fn tell_done(node: &Node, started: Instant, before: SyncReport) {
     let report = report(node, started, before);
-    let now_ms = node.now_ms();
     let mut moves = node.0.moves.lock();
     moves.last_duration = Duration::from_millis(report.duration_ms);
-    moves.last_at_ms = Some(now_ms);
+    moves.last_at_ms = Some(node.uptime_ms());
     drop(moves);
     let SyncReport { keys, bytes, failed, left_out, duration_ms } = report;
     let is_news = keys > 0 || failed > 0 || left_out > 0;
@@ -301,5 +300,5 @@ fn tell_done(node: &Node, started: Instant, before: SyncReport) {
     if is_news && (is_large || node.0.complaints.is_due("brought up to date")) {
         info!(keys, bytes, failed, left_out, duration_ms, "brought the members up to date");
     }
-    node.0.events.publish("sync_done", now_ms, json!(report));
+    node.0.events.publish("sync_done", node.wall_ms(), json!(report));
 }

@@ -19,7 +19,7 @@ use crate::link::{
     self, BATCH_BYTES_MAX, Batch, Claim, FRAME_BYTES_LEAST, LinkConfig, Party, Refusal, Reply, Request,
     Settled, Weight, carried, cut,
 };
-use crate::model::{Condition, ContentType, Entry, Key, NodeId, Record, Slot, Tombstone, Version};
+use crate::model::{Condition, ContentType, Entry, Expiry, Key, NodeId, Record, Slot, Tombstone, Version};
 
 fn frame_bytes_max(value_bytes_max: usize) -> usize {
     let me = Party { address: ([127, 0, 0, 1], 1).into(), node_id: NodeId::parse("n1").unwrap(), boot: 1 };
@@ -52,7 +52,8 @@ fn key(number: usize, bytes: usize) -> Key {
 
 fn entry(version: Version, type_bytes: Option<usize>, value: Bytes) -> Record {
     let content_type = type_bytes.map(|bytes| ContentType::parse("t".repeat(bytes)).unwrap());
-    Record::Entry(Entry { value, content_type, version, expires_at_ms: Some(u64::MAX) })
+    let expiry = Some(Expiry { at_ms: u64::MAX, remembered_ms: u32::MAX });
+    Record::Entry(Entry { value, content_type, version, expiry })
 }
 
 /// Short, long, and as long as can be.
@@ -88,6 +89,10 @@ fn records() -> impl Strategy<Value = (usize, Vec<(Key, Record)>)> {
     })
 }
 
+fn records_of(heads: Vec<link::RecordHead>) -> link::Records {
+    link::Records { sent_at_ms: Some(u64::MAX), heads }
+}
+
 /// Sends records to a peer and gives what arrives there.
 fn arrive(
     batches: Vec<Vec<Item>>,
@@ -98,9 +103,9 @@ fn arrive(
     for batch in batches {
         let (heads, values): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         let (request, mut values) = carried(&request(heads), &values, taken).expect("it is sent");
-        let (Request::Copy(_, heads) | Request::Sync(heads)) = request else { panic!("{request:?}") };
-        check_lengths(heads.iter().map(link::RecordHead::value_bytes), &values).unwrap();
-        arrived.extend(heads.into_iter().map(|head| record_from_wire(head, &mut values).unwrap()));
+        let (Request::Copy(_, records) | Request::Sync(records)) = request else { panic!("{request:?}") };
+        check_lengths(records.heads.iter().map(link::RecordHead::value_bytes), &values).unwrap();
+        arrived.extend(records.heads.into_iter().map(|head| record_from_wire(head, &mut values, 0).unwrap()));
     }
     arrived
 }
@@ -119,18 +124,18 @@ fn synced(records: &[(Key, Record)], taken: usize) -> Vec<(Key, Record)> {
     let mut batch = Batch::new(offer::ROOM);
     let mut batches = Vec::new();
     for (key, record) in records {
-        let item = record_to_wire(key, record.clone());
+        let item = record_to_wire(key, record.clone(), 0);
         let weight = Weight::of(&item.0, item.1.len());
         batches.extend(batch.push(item, weight));
     }
     batches.extend(batch.take());
-    arrive(batches, Request::Sync, taken)
+    arrive(batches, |heads| Request::Sync(records_of(heads)), taken)
 }
 
 fn copied(records: &[(Key, Record)], taken: usize) -> Vec<(Key, Record)> {
-    let items = records.iter().map(|(key, record)| record_to_wire(key, record.clone()));
+    let items = records.iter().map(|(key, record)| record_to_wire(key, record.clone(), 0));
     let batches = cut(items, copies::ROOM, |(head, value)| Weight::of(head, value.len()));
-    arrive(batches, |heads| Request::Copy(claim().ring, heads), taken)
+    arrive(batches, |heads| Request::Copy(claim().ring, records_of(heads)), taken)
 }
 
 /// What a batch of reads gives, each by itself.
@@ -148,11 +153,11 @@ fn read_in_batches(records: &[(Key, Record)], taken: usize) -> Vec<Result<Outcom
                 Record::Entry(entry) => Ok(Outcome::Hit(entry.clone())),
                 Record::Tombstone(_) => Ok(Outcome::Gone),
             });
-            let (reply, values) = answers(outcomes);
+            let (reply, values) = answers(outcomes, 0);
             let (reply, mut values) = carried(&reply, &values, taken).expect("it is answered");
             let Reply::Many(heads) = reply else { panic!("{reply:?}") };
             check_lengths(heads.iter().map(link::Outcome::value_bytes), &values).unwrap();
-            read.extend(heads.into_iter().map(|head| outcome_from_wire(head, &mut values)));
+            read.extend(heads.into_iter().map(|head| outcome_from_wire(head, &mut values, 0)));
         }
     }
     read
@@ -250,31 +255,36 @@ fn the_most_of_the_longest_of_everything_fits() {
     // All refused, with the longest reasons.
     let refused = Refusal::PreconditionFailed("x".repeat(200));
     let refused = std::iter::repeat_n(Err(refused), BATCH_OPERATIONS_MAX).collect::<Vec<_>>();
-    assert!(carried(&answers(refused.into_iter()).0, &[], taken).is_some());
+    assert!(carried(&answers(refused.into_iter(), 0).0, &[], taken).is_some());
 }
 
 #[test]
 fn what_the_receiver_would_not_take_is_not_sent() {
     let taken = frame_bytes_max(1);
-    let (head, long) = record_to_wire(&key(1, 1), entry(Version::new(1, 1), None, value(taken)));
-    assert!(carried(&Request::Sync(vec![head]), &[long], taken).is_none());
+    let (head, long) = record_to_wire(&key(1, 1), entry(Version::new(1, 1), None, value(taken)), 0);
+    assert!(carried(&Request::Sync(records_of(vec![head])), &[long], taken).is_none());
     // Small numbers, of which the receiver counts more bytes than they take.
     assert!(carried(&Reply::Wanted(vec![0; 1 << 20]), &[], taken).is_none());
-    let (hit, _) = outcome_to_wire(Ok(Outcome::Hit(Entry {
-        value: Bytes::new(),
-        content_type: None,
-        version: Version::new(1, 1),
-        expires_at_ms: None,
-    })));
+    let (hit, _) = outcome_to_wire(
+        Ok(Outcome::Hit(Entry {
+            value: Bytes::new(),
+            content_type: None,
+            version: Version::new(1, 1),
+            expiry: None,
+        })),
+        0,
+    );
     assert!(carried(&Reply::Many(vec![hit; 1 << 18]), &[], taken).is_none());
     let content_type: Option<Arc<str>> = Some("t".repeat(60_000).into());
     let poisoned = link::RecordHead {
         key: "k".into(),
         version: Version::new(1, 1),
         mark: 0,
-        kind: link::RecordKind::Entry { expires_at_ms: None, content_type, value_bytes: 0 },
+        kind: link::RecordKind::Entry { left: None, content_type, value_bytes: 0 },
     };
-    assert!(carried(&Request::Sync(vec![poisoned.clone(); 100]), &[], taken).is_none());
+    assert!(carried(&Request::Sync(records_of(vec![poisoned.clone(); 100])), &[], taken).is_none());
     let batches = cut(vec![poisoned; 100], offer::ROOM, |head| Weight::of(head, 0));
-    assert!(batches.into_iter().all(|batch| carried(&Request::Sync(batch), &[], taken).is_some()));
+    assert!(
+        batches.into_iter().all(|batch| carried(&Request::Sync(records_of(batch)), &[], taken).is_some())
+    );
 }

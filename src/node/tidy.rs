@@ -48,7 +48,7 @@ pub(super) async fn sweep(node: Node) {
     loop {
         ticks.tick().await;
         note_older(&node);
-        let swept = node.0.store.sweep(node.now_ms(), SWEEP_RECORDS);
+        let swept = node.0.store.sweep(node.uptime_ms(), SWEEP_RECORDS);
         node.0.metrics.expirations.inc_by(swept.entries as u64);
     }
 }
@@ -59,7 +59,7 @@ async fn hand_over(node: &Node, placement: &Placement) -> bool {
     let mut away: BTreeSet<&NodeId> = BTreeSet::new();
     let mut is_all_taken = true;
     for shard in 0..node.0.store.shards() {
-        let foreign = node.0.store.versions_in(shard, |slot| !placement.owns(slot), node.now_ms());
+        let foreign = node.0.store.versions_in(shard, |slot| !placement.owns(slot), node.uptime_ms());
         let mut by_owner: BTreeMap<&NodeId, Heads> = BTreeMap::new();
         for (key, version) in &foreign {
             for owner in placement.ring.owners(key.slot()) {
@@ -100,7 +100,8 @@ async fn hand_over(node: &Node, placement: &Placement) -> bool {
 fn drop_foreign(node: &Node) {
     let placement = node.0.placement.load_full();
     for shard in 0..node.0.store.shards() {
-        for (key, version) in node.0.store.versions_in(shard, |slot| !placement.owns(slot), node.now_ms()) {
+        for (key, version) in node.0.store.versions_in(shard, |slot| !placement.owns(slot), node.uptime_ms())
+        {
             node.0.store.remove_version(&key, version);
         }
     }

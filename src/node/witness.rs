@@ -12,9 +12,10 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::Node;
+use super::copies::Item;
 use super::operation::{record_from_wire, record_to_wire};
 use super::placement::Placement;
-use crate::link::{RecordHead, Refusal, Reply, Request};
+use crate::link::{Refusal, Reply, Request};
 use crate::model::{Fingerprint, Key, NodeId, Record, Tombstone};
 
 /// What this node keeps for others, in bytes of keys and values.
@@ -87,12 +88,12 @@ impl Node {
     /// Keeps a write of `holder`, for a node that goes by the table `theirs`.
     pub(super) fn keep_witnessed(
         &self,
-        head: RecordHead,
-        mut value: Bytes,
+        (head, mut value): Item,
+        sent_at_ms: Option<u64>,
         holder: NodeId,
         theirs: Fingerprint,
     ) -> Result<bool, Refusal> {
-        let (key, record) = record_from_wire(head, &mut value)?;
+        let (key, record) = record_from_wire(head, &mut value, self.left_at_ms(sent_at_ms))?;
         self.see_clock(record.version().time());
         let is_same = theirs == self.ring().fingerprint();
         Ok(is_same && self.0.witnesses.keep(&key, Witnessed { holder, record }, self.uptime_ms()))
@@ -103,7 +104,7 @@ impl Node {
         let Some(Witnessed { holder, record }) = self.0.witnesses.of(key, self.uptime_ms()) else {
             return (Reply::Witnessed(None), Vec::new());
         };
-        let (head, value) = record_to_wire(key, record);
+        let (head, value) = record_to_wire(key, record, self.uptime_ms());
         (Reply::Witnessed(Some((head, holder))), if value.is_empty() { Vec::new() } else { vec![value] })
     }
 
@@ -115,10 +116,12 @@ impl Node {
         (key, record): (&Key, &Record),
         deadline: Instant,
     ) -> bool {
-        let (record, value) = record_to_wire(key, record.clone());
+        let now = self.sent_now(member);
+        let (record, value) = record_to_wire(key, record.clone(), now.here_ms);
         let values = if value.is_empty() { &[][..] } else { &[value][..] };
         let (holder, ring) = (self.id().clone(), placement.ring.fingerprint());
-        let answer = self.call(member, &Request::Witness { record, holder, ring }, values, deadline).await;
+        let request = Request::Witness { record, sent_at_ms: now.there_ms, holder, ring };
+        let answer = self.call(member, &request, values, deadline).await;
         matches!(answer, Ok((Reply::Kept(true), _)))
     }
 
@@ -141,7 +144,7 @@ impl Node {
                 testimony.answered += 1;
                 continue;
             };
-            if let Ok((_, record)) = record_from_wire(head, &mut values) {
+            if let Ok((_, record)) = record_from_wire(head, &mut values, self.uptime_ms()) {
                 testimony.answered += 1;
                 testimony.writes.push(Witnessed { holder, record });
             }
@@ -157,7 +160,7 @@ mod tests {
 
     fn write(time: u64, bytes: usize) -> Witnessed {
         let value = vec![b'x'; bytes].into();
-        let entry = Entry { value, content_type: None, version: Version::new(time, 1), expires_at_ms: None };
+        let entry = Entry { value, content_type: None, version: Version::new(time, 1), expiry: None };
         Witnessed { holder: NodeId::parse("n1").unwrap(), record: Record::Entry(entry) }
     }
 

@@ -5,6 +5,7 @@
 //! [`table`] puts the two together. [`schedules`] are the schedules by which the protocol was seen to break a promise. Needs
 //! root: `make test-net`.
 
+mod clocks;
 mod fault;
 mod load;
 mod net;

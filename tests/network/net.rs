@@ -37,6 +37,8 @@ pub(crate) struct Extras {
     pub(crate) clock: Option<usize>,
     /// The node whose queue of connections to accept is this short.
     pub(crate) queue: Option<(usize, usize)>,
+    /// There is no secret.
+    pub(crate) is_open: bool,
     /// For all.
     pub(crate) flags: &'static [&'static str],
 }
@@ -57,8 +59,8 @@ impl Net {
         let (secret, token) = (net.file("secret"), net.file("token"));
         write_privately(&secret, run(&["secret"]).output.trim());
         write_privately(&token, TOKEN);
-        let flags =
-            [&["--cluster-secret-file", &*secret, "--admin-token-file", &token], extras.flags].concat();
+        let secret = if extras.is_open { &["--insecure"][..] } else { &["--cluster-secret-file", &*secret] };
+        let flags = [secret, &["--admin-token-file", &token], extras.flags].concat();
         for node in net.numbers() {
             net.add(node, &flags, extras);
         }

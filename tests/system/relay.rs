@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, ServerConnection, StreamOwned};
-use shoal::link::{RecordHead, RecordKind, Reply, Request};
+use shoal::link::{RecordHead, RecordKind, Records, Reply, Request};
 use shoal::model::Version;
 use tokio_rustls::rustls;
 
@@ -103,13 +103,10 @@ fn ask(stream: &mut (impl Read + Write), request: &Request, value: &[u8]) -> io:
 /// A value of `key` that is newer than any other.
 fn forged(key: &str, value: &str) -> Request {
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later").as_millis() as u64;
-    let kind = RecordKind::Entry { expires_at_ms: None, content_type: None, value_bytes: value.len() as u32 };
-    Request::Sync(vec![RecordHead {
-        key: key.into(),
-        version: Version::new((now_ms + 5000) << 16, 1),
-        mark: 0,
-        kind,
-    }])
+    let kind = RecordKind::Entry { left: None, content_type: None, value_bytes: value.len() as u32 };
+    let version = Version::new((now_ms + 5000) << 16, 1);
+    let head = RecordHead { key: key.into(), version, mark: 0, kind };
+    Request::Sync(Records { sent_at_ms: None, heads: vec![head] })
 }
 
 /// Everything that the relay can do with a link that it has; gives what was answered.

@@ -301,7 +301,7 @@ async fn many_requests_and_long_values_go_over_sealed_links() {
     }
     let (_, value) = pool.call(peer, &get("long"), &[], soon()).await.unwrap();
     assert_eq!(value.len(), BULK_BYTES + 1);
-    let request = Request::Sync(Vec::new());
+    let request = Request::Sync(Records { sent_at_ms: None, heads: Vec::new() });
     assert!(pool.call(peer, &request, &[Bytes::from(vec![7; 1 << 20])], soon()).await.is_ok());
 }
 

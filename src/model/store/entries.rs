@@ -123,8 +123,8 @@ impl Entries {
 
     fn push(&mut self, item: Item) {
         self.items_bytes += item.cost();
-        if let Some(at) = item.expires_at_ms() {
-            self.expiries.insert((at, item.key().into()));
+        if let Some(expiry) = item.expiry() {
+            self.expiries.insert((expiry.at_ms, item.key().into()));
         }
         let hashed = self.hashed.get();
         self.lru.put(item, ());
@@ -143,8 +143,8 @@ impl Entries {
     fn forget(&mut self, item: &Item) -> usize {
         let cost = item.cost();
         self.items_bytes -= cost;
-        if let Some(at) = item.expires_at_ms() {
-            self.expiries.remove(&(at, item.key().into()));
+        if let Some(expiry) = item.expiry() {
+            self.expiries.remove(&(expiry.at_ms, item.key().into()));
         }
         cost
     }
@@ -175,7 +175,7 @@ mod tests {
                     value: Default::default(),
                     content_type: None,
                     version: Version::new(1, 1),
-                    expires_at_ms: None,
+                    expiry: None,
                 };
                 entries.push(Item::new(&key, &entry));
                 twin.insert(key.as_str().as_bytes().into(), ());

@@ -2,7 +2,7 @@
 //!
 //! Does not know the table it stands in. Invariant: an item is hashed and compared by its key alone.
 //!
-//! An item of ordinary size is one allocation: version (12 bytes), key length and flags (2), expiry (8, if
+//! An item of ordinary size is one allocation: version (12 bytes), key length and flags (2), expiry (12, if
 //! any), Content-Type (a length byte and the text, if any), key, value. The list node and the table slot
 //! point to it by 16 bytes.
 
@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 
 use super::cost;
-use crate::model::{ContentType, Entry, Key, Version};
+use crate::model::{ContentType, Entry, Expiry, Key, Version, entry::is_over};
 
 /// Values up to this are copied out, longer ones shared: a reader holds the shard's lock for the length of a
 /// small memcpy at most.
@@ -40,6 +40,8 @@ const NODE: usize = 8;
 const TAG: usize = 12;
 const HEADER: usize = 14;
 const KEY_LENGTH: u16 = 0x03ff;
+/// The moment (8 bytes) and for how long the key is remembered (4).
+const EXPIRY: usize = 12;
 const HAS_EXPIRY: u16 = 0x0400;
 const HAS_CONTENT_TYPE: u16 = 0x0800;
 
@@ -89,11 +91,16 @@ impl Item {
         }
     }
 
-    pub(super) fn expires_at_ms(&self) -> Option<u64> {
+    pub(super) fn expiry(&self) -> Option<Expiry> {
         match self {
-            Item::Small(packed) => Packed(packed).expires_at_ms(),
-            Item::Large(large) => large.entry.expires_at_ms,
+            Item::Small(packed) => Packed(packed).expiry(),
+            Item::Large(large) => large.entry.expiry,
         }
+    }
+
+    /// The expiry, if it is over.
+    pub(super) fn expired(&self, now_ms: u64) -> Option<Expiry> {
+        self.expiry().filter(|expiry| is_over(Some(expiry.at_ms), now_ms))
     }
 
     pub(super) fn to_entry(&self) -> Entry {
@@ -109,7 +116,7 @@ impl Item {
             Item::Small(packed) => cost::allocated(packed.len()),
             Item::Large(large) => large.cost(),
         };
-        let expiry = match self.expires_at_ms() {
+        let expiry = match self.expiry() {
             Some(_) => cost::EXPIRY + cost::allocated(self.key().len()),
             None => 0,
         };
@@ -137,9 +144,9 @@ fn pack(key: &[u8], entry: &Entry, content_type_length: u8) -> Box<[u8]> {
     let content_type = entry.content_type.as_ref().map(ContentType::as_str);
     let mut tag = (key.len() - 1) as u16;
     let mut length = HEADER + key.len() + entry.value.len();
-    if entry.expires_at_ms.is_some() {
+    if entry.expiry.is_some() {
         tag |= HAS_EXPIRY;
-        length += 8;
+        length += EXPIRY;
     }
     if let Some(text) = content_type {
         tag |= HAS_CONTENT_TYPE;
@@ -149,8 +156,9 @@ fn pack(key: &[u8], entry: &Entry, content_type_length: u8) -> Box<[u8]> {
     packed.extend_from_slice(&entry.version.time().to_le_bytes());
     packed.extend_from_slice(&entry.version.node().to_le_bytes());
     packed.extend_from_slice(&tag.to_le_bytes());
-    if let Some(at) = entry.expires_at_ms {
-        packed.extend_from_slice(&at.to_le_bytes());
+    if let Some(expiry) = entry.expiry {
+        packed.extend_from_slice(&expiry.at_ms.to_le_bytes());
+        packed.extend_from_slice(&expiry.remembered_ms.to_le_bytes());
     }
     if let Some(text) = content_type {
         packed.push(content_type_length);
@@ -182,14 +190,17 @@ impl<'a> Packed<'a> {
         Version::new(u64::from_le_bytes(self.array(TIME)), u32::from_le_bytes(self.array(NODE)))
     }
 
-    fn expires_at_ms(self) -> Option<u64> {
-        (self.tag() & HAS_EXPIRY != 0).then(|| u64::from_le_bytes(self.array(HEADER)))
+    fn expiry(self) -> Option<Expiry> {
+        (self.tag() & HAS_EXPIRY != 0).then(|| Expiry {
+            at_ms: u64::from_le_bytes(self.array(HEADER)),
+            remembered_ms: u32::from_le_bytes(self.array(HEADER + 8)),
+        })
     }
 
     /// The Content-Type, if any, and what follows it: key and value.
     fn content_type_and_rest(self) -> (Option<&'a [u8]>, &'a [u8]) {
         let tag = self.tag();
-        let rest = &self.0[if tag & HAS_EXPIRY != 0 { HEADER + 8 } else { HEADER }..];
+        let rest = &self.0[if tag & HAS_EXPIRY != 0 { HEADER + EXPIRY } else { HEADER }..];
         if tag & HAS_CONTENT_TYPE == 0 {
             return (None, rest);
         }
@@ -210,7 +221,7 @@ impl<'a> Packed<'a> {
             value: Bytes::copy_from_slice(self.key_and_value().1),
             content_type: self.content_type_and_rest().0.map(ContentType::of_stored),
             version: self.version(),
-            expires_at_ms: self.expires_at_ms(),
+            expiry: self.expiry(),
         }
     }
 }
@@ -247,7 +258,7 @@ mod tests {
             value: vec![0; 64].into(),
             content_type: None,
             version: Version::new(1, 1),
-            expires_at_ms: None,
+            expiry: None,
         };
         let item = Item::new(&Key::parse("0123456789abcdef").unwrap(), &entry);
         assert_eq!(item.cost(), 96 + 32);
@@ -260,20 +271,21 @@ mod tests {
             value in prop::collection::vec(any::<u8>(), 0..6000),
             content_type in prop::option::of("[ -~]{0,256}"),
             version: (u64, u32),
-            expires_at_ms: Option<u64>,
+            expiry: Option<(u64, u32)>,
         ) {
             let key = Key::parse(key).unwrap();
+            let expiry = expiry.map(|(at_ms, remembered_ms)| Expiry { at_ms, remembered_ms });
             let entry = Entry {
                 value: value.into(),
                 content_type: content_type.map(|text| ContentType::parse(text).unwrap()),
                 version: Version::new(version.0, version.1),
-                expires_at_ms,
+                expiry,
             };
             let mut item = Item::new(&key, &Entry { version: Version::new(0, 0), ..entry.clone() });
             item.set_version(entry.version);
             prop_assert_eq!(item.key(), key.as_str().as_bytes());
             prop_assert_eq!(item.version(), entry.version);
-            prop_assert_eq!(item.expires_at_ms(), expires_at_ms);
+            prop_assert_eq!(item.expiry(), expiry);
             prop_assert!(item.cost() > key.as_str().len() + entry.value.len());
             prop_assert_eq!(item.to_entry(), entry);
         }

@@ -12,7 +12,7 @@ use super::{
     item::Item,
     tombstones::Tombstones,
 };
-use crate::model::{Key, Record, Slot, Tombstone, Version, entry::is_over};
+use crate::model::{Key, Record, Slot, Tombstone, Version};
 
 pub(super) struct Shard {
     entries: Entries,
@@ -69,7 +69,7 @@ impl Shard {
     pub(super) fn get(&mut self, key: &Key, now_ms: u64) -> Lookup {
         let key = key.as_str().as_bytes();
         match self.entries.get(key) {
-            Some(item) if !is_over(item.expires_at_ms(), now_ms) => Lookup::Hit(item.to_entry()),
+            Some(item) if item.expired(now_ms).is_none() => Lookup::Hit(item.to_entry()),
             Some(_) => {
                 let item = self.entries.take(key);
                 Lookup::Expired { evicted: item.map(|item| self.bury(&item, now_ms)).unwrap_or_default() }
@@ -125,7 +125,7 @@ impl Shard {
         self.entries.take(key);
         self.tombstones.remove(key);
         let evicted = match new {
-            New::Item(item) if is_over(item.expires_at_ms(), now_ms) => self.bury(&item, now_ms),
+            New::Item(item) if item.expired(now_ms).is_some() => self.bury(&item, now_ms),
             New::Item(item) => {
                 let floors = &mut self.floors;
                 return self.entries.insert(item, |gone| floors.note(gone.key(), gone.version()));
@@ -173,7 +173,9 @@ impl Shard {
 
     /// Remembers an item whose time is over.
     fn bury(&mut self, item: &Item, now_ms: u64) -> Evicted {
-        self.remember(item.key(), Tombstone::of_expired(item.version(), now_ms), now_ms)
+        let tombstone =
+            item.expired(now_ms).and_then(|expiry| Tombstone::of_expired(item.version(), expiry, now_ms));
+        self.remember(item.key(), tombstone, now_ms)
     }
 
     fn remember(&mut self, key: &[u8], tombstone: Option<Tombstone>, now_ms: u64) -> Evicted {
@@ -186,19 +188,17 @@ impl Shard {
 
 /// What an item is: a value, or if its time is over the tombstone it leaves, if any.
 fn record_of(item: &Item, now_ms: u64) -> Option<Record> {
-    if is_over(item.expires_at_ms(), now_ms) {
-        Tombstone::of_expired(item.version(), now_ms).map(Record::Tombstone)
-    } else {
-        Some(Record::Entry(item.to_entry()))
+    match item.expired(now_ms) {
+        Some(expiry) => Tombstone::of_expired(item.version(), expiry, now_ms).map(Record::Tombstone),
+        None => Some(Record::Entry(item.to_entry())),
     }
 }
 
 /// The same without the value.
 fn current_of(item: &Item, now_ms: u64) -> Option<Current> {
-    if is_over(item.expires_at_ms(), now_ms) {
-        Tombstone::of_expired(item.version(), now_ms).map(Current::from)
-    } else {
-        Some(Current { version: item.version(), live: true })
+    match item.expired(now_ms) {
+        Some(expiry) => Tombstone::of_expired(item.version(), expiry, now_ms).map(Current::from),
+        None => Some(Current { version: item.version(), live: true }),
     }
 }
 

@@ -1,5 +1,7 @@
+use std::time::Duration;
+
 use super::*;
-use crate::model::{Entry, Tombstone};
+use crate::model::{Entry, Expiry, Tombstone};
 
 mod properties;
 
@@ -18,12 +20,15 @@ fn entry(time: u64, bytes: usize) -> Entry {
         value: vec![time as u8; bytes].into(),
         content_type: None,
         version: Version::new(time, 1),
-        expires_at_ms: None,
+        expiry: None,
     }
 }
 
-fn until(at: u64, entry: Entry) -> Entry {
-    Entry { expires_at_ms: Some(at), ..entry }
+/// Written when its version was stamped.
+fn until(at_ms: u64, entry: Entry) -> Entry {
+    let written_ms = entry.version.millis();
+    let ttl = Duration::from_millis(at_ms.saturating_sub(written_ms));
+    Entry { expiry: Some(Expiry { at_ms, ..Expiry::of_write(ttl, written_ms) }), ..entry }
 }
 
 fn put(store: &Store, number: usize, entry: Entry) -> Put {

@@ -119,8 +119,7 @@ fn check_value(
     if read.end.as_ref().is_some_and(|(end, _)| *end < origin.start) {
         return Err(format!("a value from the future: {read}\n  {origin}"));
     }
-    let is_timely = !schedule.has_skew() && schedule.must_see(origin.at(), read.at());
-    if is_timely && origin.must_be_over_at(read.start.ms) {
+    if schedule.must_see(origin.at(), read.at()) && origin.must_be_over_at(read.start.ms) {
         return Err(format!("its time to live was over: {read}\n  {origin}"));
     }
     // A deletion does not tell its version; it is the greater one if it saw what it deleted.
@@ -152,7 +151,7 @@ fn check_miss(
     }
     let is_gone = |write: &Operation| match write.action {
         Action::Delete => true,
-        Action::Lend(..) => schedule.has_skew() || write.may_be_over_at(read.span().1),
+        Action::Lend(..) => write.may_be_over_at(read.span().1),
         _ => false,
     };
     let lost = must_see(read, writes, schedule).filter(|write| !is_gone(write)).find(|put| {
@@ -184,9 +183,7 @@ fn check_refusal(
             let Some(wanted) = writes.iter().find(|write| write.made() == Some(version)) else {
                 return Ok(());
             };
-            let may_be_over = schedule.has_skew() && matches!(wanted.action, Action::Lend(..))
-                || wanted.may_be_over_at(refused.span().1);
-            may_be_over
+            wanted.may_be_over_at(refused.span().1)
                 || schedule.is_small
                 || !wanted.is_older_than(refused)
                 || !schedule.must_see(wanted.at(), refused.at())
@@ -225,9 +222,7 @@ fn is_again(seen: &Operation, refused: &Operation, writes: &[&Operation]) -> boo
 
 /// Whether nothing of a write can have been there since `later` began.
 fn is_surely_gone(write: &Operation, later: &Operation, writes: &[&Operation], schedule: &Schedule) -> bool {
-    let ends = |one: &Operation| {
-        one.action == Action::Delete || !schedule.has_skew() && one.must_be_over_at(later.start.ms)
-    };
+    let ends = |one: &Operation| one.action == Action::Delete || one.must_be_over_at(later.start.ms);
     writes.iter().any(|one| {
         let is_after = || write.is_before(one) && schedule.must_see(write.at(), one.at());
         let is_it_or_after = std::ptr::eq(*one, write) || is_after();

@@ -233,7 +233,7 @@ impl Schedule {
             && self.events.iter().any(|other| is_another(other) && other.overlaps(from_ms, to_ms))
     }
 
-    /// Whether a clock is ever off: then times to live say nothing.
+    /// Whether a clock is ever off, by which versions are made.
     pub(crate) fn has_skew(&self) -> bool {
         self.has(|fault| matches!(fault, Fault::Skew { .. }))
     }

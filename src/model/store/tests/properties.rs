@@ -58,7 +58,8 @@ proptest! {
         for step in steps {
             match step {
                 Step::Put { number, time, bytes, ttl } => {
-                    let entry = Entry { expires_at_ms: ttl.map(|ttl| now + ttl), ..entry(time, bytes) };
+                    let expiry = ttl.map(|ttl| Expiry { at_ms: now + ttl, remembered_ms: 0 });
+                    let entry = Entry { expiry, ..entry(time, bytes) };
                     let before = model.find(number).cloned();
                     match store.put_if_newer(&key(number), Record::Entry(entry.clone()), now).unwrap() {
                         Put::Stale { .. } => prop_assert!(before.unwrap().version >= entry.version),
