@@ -2,6 +2,7 @@
 //!
 //! Every error names the flag, what was given, and what is accepted.
 
+mod addresses;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod limits;
@@ -12,15 +13,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
 use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use rand::RngExt;
 
 pub use self::limits::LimitArgs;
 pub use self::security::SecurityArgs;
-use self::units::{address, check_host, check_host_port, duration, size, size_within};
+use self::units::{check_host, check_host_port, duration, size, size_within};
 use crate::gossip::{Detection, GossipConfig};
 use crate::http::HttpConfig;
-use crate::model::{NodeId, StoreConfig};
+use crate::model::{NodeId, StoreConfig, mix};
 use crate::node::NodeConfig;
 use crate::security::SecurityConfig;
 use crate::telemetry::LogFormat;
@@ -40,10 +42,12 @@ const VALUE_BYTES_MAX: usize = 1 << 30;
 /// The flags of `shoal node`.
 #[derive(Args, Clone, Debug)]
 pub struct NodeArgs {
-    /// Address to listen on, host:port: HTTP over TCP, gossip over UDP
+    /// Address to listen on: HTTP over TCP, gossip over UDP. host:port, a host alone for port 8001, or :port for every IPv4
+    /// address ([::]:port for IPv6 as well)
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8001", env = "SHOAL_LISTEN")]
     pub listen: String,
-    /// Address that others are told, host:port [default: the listen address]
+    /// Address that others are told, host:port; auto is this machine's address on the route towards the seeds, with the port of
+    /// --listen [default: the listen address; auto if that is every address]
     #[arg(long, value_name = "ADDR", env = "SHOAL_ADVERTISE")]
     pub advertise: Option<String>,
     /// Name of this node, unique in the cluster: 1-64 of letters, digits, '.', '_', '-' [default: host name and port]
@@ -81,7 +85,7 @@ pub struct NodeArgs {
     #[arg(long, value_name = "FILTER", default_value = "info", env = "SHOAL_LOG")]
     pub log: String,
     /// Log each request about a key
-    #[arg(long, env = "SHOAL_ACCESS_LOG")]
+    #[arg(long, env = "SHOAL_ACCESS_LOG", value_parser = BoolishValueParser::new())]
     pub access_log: bool,
     /// What keeps strangers out
     #[command(flatten)]
@@ -105,7 +109,7 @@ pub enum DetectionArg {
 pub struct Config {
     /// Where to listen; port 0 lets the system choose.
     pub listen: SocketAddr,
-    /// What others are told; the listen address, with its real port, if there is none.
+    /// What others are told; the listen address if there is none. Port 0 is the real one of the listener.
     pub advertise: Option<SocketAddr>,
     /// The node's name; made from the host's name and the real port if there is none.
     pub id: Option<NodeId>,
@@ -144,28 +148,18 @@ impl TryFrom<&NodeArgs> for Config {
     type Error = ConfigError;
 
     fn try_from(args: &NodeArgs) -> Result<Config, ConfigError> {
-        let listen = address("listen", &args.listen)?;
-        let advertise = args.advertise.as_deref().map(|text| address("advertise", text)).transpose()?;
-        if let Some(unusable) = advertise.filter(|at| at.ip().is_unspecified() || at.port() == 0) {
-            return Err(bad(
-                "advertise",
-                &unusable.to_string(),
-                "others could not reach that; name an address and port",
-            ));
-        }
-        if advertise.is_none() && listen.ip().is_unspecified() {
-            let reason =
-                "listens on every address, so add --advertise HOST:PORT with the one that others can reach";
-            return Err(bad("listen", &args.listen, reason));
-        }
+        let listen = addresses::listen(&args.listen)?;
         let security = args.security.resolve(listen)?;
+        // As after a last comma.
+        let seeds: Vec<String> = args.join.iter().filter(|seed| !seed.is_empty()).cloned().collect();
+        for seed in &seeds {
+            check_host_port("join", seed)?;
+        }
+        let advertise = addresses::advertised(args.advertise.as_deref(), listen, &seeds)?;
         let id = args
             .id
             .as_deref()
             .map(|text| NodeId::parse(text).map_err(|error| bad("id", text, error.to_string())));
-        for seed in &args.join {
-            check_host_port("join", seed)?;
-        }
         if args.cluster.is_empty()
             || args.cluster.len() > 64
             || !args.cluster.chars().all(|c| c.is_ascii_graphic())
@@ -199,7 +193,7 @@ impl TryFrom<&NodeArgs> for Config {
                 store: StoreConfig::for_resident(memory_bytes_max, value_bytes_max, random.random()),
                 request_timeout: duration("request-timeout", &args.request_timeout, REQUEST_TIMEOUT)?,
                 seed,
-                seeds: args.join.clone(),
+                seeds,
             },
             gossip: GossipConfig {
                 cluster: args.cluster.clone(),
@@ -224,12 +218,13 @@ impl TryFrom<&NodeArgs> for Config {
 impl NodeArgs {
     /// The names among the addresses of this node, and those that it was given besides.
     fn hosts(&self) -> Result<Vec<String>, ConfigError> {
-        let addresses = [Some(&self.listen), self.advertise.as_ref()].into_iter().flatten();
+        let listen = addresses::complete(&self.listen);
+        let addresses = [Some(&listen), self.advertise.as_ref()].into_iter().flatten();
         let own = addresses.filter_map(|text| Some(text.rsplit_once(':')?.0.to_string()));
         let named = own.chain(self.security.tls_server_name.clone());
         let mut hosts: Vec<String> =
             named.filter(|name| name.trim_matches(['[', ']']).parse::<IpAddr>().is_err()).collect();
-        for name in &self.security.allow_host {
+        for name in self.security.allow_host.iter().filter(|name| !name.is_empty()) {
             check_host("allow-host", name)?;
             hosts.push(name.clone());
         }
@@ -237,13 +232,29 @@ impl NodeArgs {
     }
 }
 
+/// What this machine calls itself.
+fn host_name() -> String {
+    // Of /proc a service may see nothing.
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// The name of a node that was given none: the host's, and the port that tells nodes of one host apart.
 #[must_use]
 pub fn default_id(port: u16) -> NodeId {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let plain: String =
-        host.trim().chars().filter(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c)).take(58).collect();
+    id_of(&host_name(), port)
+}
+
+fn id_of(host: &str, port: u16) -> NodeId {
+    let plain: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c)).collect();
     let host = if plain.is_empty() { "node".to_string() } else { plain };
+    let room = NodeId::BYTES_MAX - format!("-{port}").len();
+    let host = if host.len() <= room {
+        host
+    } else {
+        // Names of one machine often differ at their ends only.
+        let end = format!("-{:08x}", mix::hash(0, host.as_bytes()) >> 32);
+        format!("{}{end}", &host[..room - end.len()])
+    };
     NodeId::parse(&format!("{host}-{port}")).expect("made of the accepted characters, at most 64")
 }
 
@@ -295,7 +306,7 @@ mod tests {
             (["--copies", "two"], r#"--copies "two": must be a whole number from 1 to 8"#),
             (
                 ["--max-memory", "10K"],
-                "--max-memory \"10K\": must be a number of bytes with or without KiB, MiB, GiB, KB, MB or GB",
+                "--max-memory \"10K\": must be a number of bytes with or without KiB, MiB, GiB (or Ki, Mi, Gi), KB, MB or GB",
             ),
             (
                 ["--request-timeout", "2"],
@@ -313,25 +324,36 @@ mod tests {
         ] {
             assert_eq!(parse(&flags).unwrap_err(), error);
         }
-        assert!(parse(&["--listen", "0.0.0.0:8001"]).unwrap_err().contains("--advertise"));
         assert!(parse(&["--id", "a b"]).unwrap_err().starts_with("--id \"a b\": "));
     }
 
     #[test]
     fn the_names_of_a_node_are_those_it_was_given() {
         let hosts = |flags: &[&str]| parse(flags).map(|config| config.http.hosts);
-        assert_eq!(hosts(&["--advertise", "[::1]:8001"]).unwrap(), Vec::<String>::new());
+        assert_eq!(hosts(&["--listen", "[::1]:8001"]).unwrap(), Vec::<String>::new());
         assert_eq!(hosts(&["--listen", "localhost:8001"]).unwrap(), ["localhost"]);
         let more = hosts(&["--allow-host", "a.example,b", "--allow-host", "c"]).unwrap();
         assert_eq!(more, ["a.example", "b", "c"]);
-        for wrong in ["a:80", "http://a", "", "*"] {
+        for wrong in ["a:80", "http://a", "*"] {
             assert!(hosts(&["--allow-host", wrong]).unwrap_err().contains("must be a host name"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn host_names_that_differ_only_at_their_ends_are_two_ids() {
+        assert_eq!(id_of("web-1.example", 8001).as_str(), "web-1.example-8001");
+        assert_eq!(id_of("", 8001).as_str(), "node-8001");
+        let long = "a-deployment-with-a-name-that-fills-all-of-the-room-there-is-";
+        let [a, b] = ["7d4b9", "x2k8q"].map(|end| id_of(&format!("{long}{end}"), 65_535));
+        assert_ne!(a, b);
+        assert_eq!(a, id_of(&format!("{long}7d4b9"), 65_535), "the same each time");
+        assert!(a.as_str().len() <= NodeId::BYTES_MAX && a.as_str().starts_with("a-deployment"), "{a}");
     }
 
     #[test]
     fn seeds_are_repeated_or_separated_by_commas() {
         let config = parse(&["--join", "a:1,b:2", "--join", "[::1]:3"]).unwrap();
         assert_eq!(config.node.seeds, ["a:1", "b:2", "[::1]:3"]);
+        assert_eq!(parse(&["--join", "a:1,"]).unwrap().node.seeds, ["a:1"]);
     }
 }

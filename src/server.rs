@@ -115,7 +115,10 @@ pub fn start(
     random: &mut impl rand::Rng,
 ) -> Server {
     let node_id = node_id(&config, &bound);
-    let advertised = config.advertise.unwrap_or(bound.address);
+    let mut advertised = config.advertise.unwrap_or(bound.address);
+    if advertised.port() == 0 {
+        advertised.set_port(bound.address.port());
+    }
     let metrics = Metrics::new(&node_id);
     let clock = NodeClock::start(wall);
     let identity = Identity::new(node_id, advertised, clock.wall_ms(), random.random());

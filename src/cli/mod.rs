@@ -2,6 +2,7 @@
 
 mod delete;
 mod demo;
+mod environment;
 mod get;
 mod key;
 mod node;
@@ -17,7 +18,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use rustls::pki_types::ServerName;
 use tokio_rustls::rustls;
 
@@ -158,12 +159,19 @@ impl From<ClientError> for Failure {
 /// Reads the command line, runs the command, says how it ended.
 #[must_use]
 pub fn main() -> ExitCode {
-    let command = match Cli::try_parse() {
+    let command = environment::without_empty(Cli::command());
+    let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let command = match parsed {
         Ok(cli) => cli.command,
         Err(help) => return show(&help),
     };
     let runtime = match command {
-        Command::Node(args) => return node::run(&args),
+        Command::Node(args) => {
+            return match environment::check(&Cli::command()) {
+                Ok(()) => node::run(&args),
+                Err(reason) => fail(&reason),
+            };
+        }
         _ => runtime::of_command(),
     };
     match runtime {

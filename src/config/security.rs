@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use rustls::pki_types::ServerName;
 use tokio_rustls::rustls;
 
@@ -27,7 +28,7 @@ pub struct SecurityArgs {
     #[arg(long, value_name = "FILE", env = "SHOAL_CLUSTER_SECRET_FILE")]
     pub cluster_secret_file: Option<PathBuf>,
     /// Listen on an address that others can reach without a cluster secret: for a network that nobody else is in
-    #[arg(long, env = "SHOAL_INSECURE")]
+    #[arg(long, env = "SHOAL_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
     /// Certificate for TLS, PEM, with those between it and its authority
     #[arg(long, value_name = "FILE", env = "SHOAL_TLS_CERT")]

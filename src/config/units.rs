@@ -8,9 +8,15 @@ use super::{ConfigError, bad};
 
 pub(super) fn address(flag: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
     check_host_port(flag, text)?;
-    let mut resolved =
+    Ok(resolved(flag, text)?[0])
+}
+
+/// All addresses of `host:port`, at least one.
+pub(super) fn resolved(flag: &'static str, text: &str) -> Result<Vec<SocketAddr>, ConfigError> {
+    let resolved =
         text.to_socket_addrs().map_err(|error| bad(flag, text, format!("cannot be resolved: {error}")))?;
-    resolved.next().ok_or_else(|| bad(flag, text, "has no address"))
+    let all: Vec<_> = resolved.collect();
+    if all.is_empty() { Err(bad(flag, text, "has no address")) } else { Ok(all) }
 }
 
 pub(super) fn check_host_port(flag: &'static str, text: &str) -> Result<(), ConfigError> {
@@ -35,15 +41,15 @@ fn is_bare_v6(host: &str) -> bool {
         || (host.contains(':') && !host.starts_with('['))
 }
 
-/// Bytes out of "256MiB", "64KiB", "1GiB", "500MB", "4096B" or a plain number.
+/// Bytes out of "256MiB", "64KiB", "1GiB", "512Mi", "500MB", "4096B" or a plain number.
 pub(super) fn size(flag: &'static str, text: &str) -> Result<usize, ConfigError> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let factor = match unit.trim() {
         "" | "B" => Some(1),
-        "KiB" => Some(1 << 10),
-        "MiB" => Some(1 << 20),
-        "GiB" => Some(1 << 30),
+        "KiB" | "Ki" => Some(1 << 10),
+        "MiB" | "Mi" => Some(1 << 20),
+        "GiB" | "Gi" => Some(1 << 30),
         "KB" | "kB" => Some(1_000),
         "MB" => Some(1_000_000),
         "GB" => Some(1_000_000_000),
@@ -52,7 +58,11 @@ pub(super) fn size(flag: &'static str, text: &str) -> Result<usize, ConfigError>
     let bytes =
         number.parse::<usize>().ok().zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
     bytes.ok_or_else(|| {
-        bad(flag, text, "must be a number of bytes with or without KiB, MiB, GiB, KB, MB or GB")
+        bad(
+            flag,
+            text,
+            "must be a number of bytes with or without KiB, MiB, GiB (or Ki, Mi, Gi), KB, MB or GB",
+        )
     })
 }
 

@@ -1,8 +1,10 @@
 //! Reading what is secret from where it is kept, if nobody else could have put it there.
 //!
 //! Who may write a file, own it, or rename what is on the way to it chooses the secret; the checks are those of sshd's
-//! `StrictModes` (`safe_path` in OpenSSH's misc.c), and sticky folders besides. Invariant: an error names the file or folder and
-//! what is wrong with it, and repeats nothing of what the file holds.
+//! `StrictModes` (`safe_path` in OpenSSH's misc.c), but that sticky folders are taken, and that the groups of this process may do
+//! what its user may: so Kubernetes gives a pod its secrets (`fsGroup`). What is mounted read-only cannot be mended from inside,
+//! and may be readable by all, as Docker mounts secrets. Invariant: an error names the file or folder and what is wrong with it,
+//! and repeats nothing of what the file holds.
 
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
@@ -12,10 +14,9 @@ use std::path::{self, Component, Path, PathBuf};
 
 /// The longest file that is taken for a secret.
 const BYTES_MAX: u64 = 1 << 20;
-/// Permissions of anybody but the owner.
-const OTHERS: u32 = 0o077;
-/// Permission of others to write.
-const OTHERS_WRITE: u32 = 0o022;
+/// Permissions to read and to write.
+const READ: u32 = 0o444;
+const WRITE: u32 = 0o222;
 /// In a folder: only the owner of what is in it may rename or remove that.
 const STICKY: u32 = 0o1000;
 /// As many as Linux follows.
@@ -34,8 +35,8 @@ pub enum FileError {
         /// What the system said.
         source: io::Error,
     },
-    /// Others than its owner could have read or changed it.
-    #[error("{path} has permissions {mode:03o}; nobody but its owner may {verb} it: chmod {wanted} {path}", path = .path.display())]
+    /// Others than the user and the groups of this process could have read or changed it.
+    #[error("{path} has permissions {mode:03o}; only root and the user and groups of this process may {verb} it: {remedy}", path = .path.display())]
     Open {
         /// Which one.
         path: PathBuf,
@@ -43,8 +44,8 @@ pub enum FileError {
         mode: u32,
         /// What others may do and must not.
         verb: &'static str,
-        /// Permissions that would do.
-        wanted: &'static str,
+        /// The command that mends it.
+        remedy: String,
     },
     /// Somebody else has it, and so chooses what is in it.
     #[error("{path} belongs to user {owner}; it must belong to the user of this process, {user}, or to root: chown {user} {path}", path = .path.display())]
@@ -57,7 +58,7 @@ pub enum FileError {
         user: u32,
     },
     /// Others could put another file in its place.
-    #[error("{folder} is on the way to {path} and has permissions {mode:03o}; nobody but its owner may write to it: chmod go-w {folder}", folder = .folder.display(), path = .path.display())]
+    #[error("{folder} is on the way to {path} and has permissions {mode:03o}; only root and the user and groups of this process may write to it: chmod go-w {folder}", folder = .folder.display(), path = .path.display())]
     Folder {
         /// Which folder.
         folder: PathBuf,
@@ -85,28 +86,73 @@ impl FileError {
 /// Who may have access to a file.
 #[derive(Clone, Copy)]
 pub(super) enum Access {
-    /// Its owner alone.
-    Owner,
-    /// Everybody may read and its owner alone may write it.
-    OwnerWrites,
+    /// Only root, and the user and groups of this process.
+    Private,
+    /// Everybody may read it.
+    Public,
     /// Whoever the service manager let in.
     Guarded,
+}
+
+/// As whom this process may do things.
+struct User {
+    id: u32,
+    groups: Vec<u32>,
+}
+
+impl User {
+    fn of_this_process() -> User {
+        // Fails for want of memory; then the main group is all.
+        let further = rustix::process::getgroups().unwrap_or_default();
+        let groups = further.into_iter().chain([rustix::process::getegid()]);
+        User {
+            id: rustix::process::geteuid().as_raw(),
+            groups: groups.map(rustix::process::Gid::as_raw).collect(),
+        }
+    }
+
+    fn is_in_group_of(&self, metadata: &Metadata) -> bool {
+        self.groups.contains(&metadata.gid())
+    }
+
+    /// The permissions of those that are neither root nor this user and its groups.
+    fn others(&self, metadata: &Metadata) -> u32 {
+        let is_own = metadata.gid() == 0 || self.is_in_group_of(metadata);
+        metadata.mode() & if is_own { 0o007 } else { 0o077 }
+    }
+
+    /// Takes a file from others, and leaves it to this user.
+    fn remedy(&self, path: &Path, metadata: &Metadata) -> String {
+        let path = path.display();
+        if metadata.uid() == self.id {
+            format!("chmod 600 {path}")
+        } else if self.is_in_group_of(metadata) {
+            format!("chmod 640 {path}")
+        } else {
+            format!("chown {user} {path} && chmod 600 {path}", user = self.id)
+        }
+    }
 }
 
 /// The whole file as text.
 pub(super) fn read(path: &Path, access: Access) -> Result<String, FileError> {
     let unreadable = |source| FileError::Unreadable { path: path.into(), source };
-    let user = rustix::process::geteuid().as_raw();
-    check_way(path, user)?;
+    let user = User::of_this_process();
+    check_way(path, &user)?;
     let file = File::open(path).map_err(unreadable)?;
     // Of the open file, not of its name, which may be another file by now.
     let metadata = file.metadata().map_err(unreadable)?;
-    check_owner(path, &metadata, user)?;
-    let mode = metadata.mode() & 0o777;
-    let open = |verb, wanted| FileError::Open { path: path.into(), mode, verb, wanted };
+    check_owner(path, &metadata, &user)?;
+    let (mode, others) = (metadata.mode() & 0o777, user.others(&metadata));
+    let open = |verb, remedy| FileError::Open { path: path.into(), mode, verb, remedy };
     match access {
-        Access::Owner if mode & OTHERS != 0 => return Err(open("read", "600")),
-        Access::OwnerWrites if mode & OTHERS_WRITE != 0 => return Err(open("change", "644")),
+        Access::Public if others & WRITE != 0 => {
+            return Err(open("change", format!("chmod 644 {}", path.display())));
+        }
+        Access::Private if others & WRITE != 0 => return Err(open("change", user.remedy(path, &metadata))),
+        Access::Private if others & READ != 0 && !is_mounted_read_only(&file) => {
+            return Err(open("read", user.remedy(path, &metadata)));
+        }
         _ => {}
     }
     let mut text = String::new();
@@ -117,16 +163,22 @@ pub(super) fn read(path: &Path, access: Access) -> Result<String, FileError> {
     Ok(text)
 }
 
-fn check_owner(path: &Path, metadata: &Metadata, user: u32) -> Result<(), FileError> {
+/// Whoever mounted it so decided who reads it, and nobody here can change that.
+fn is_mounted_read_only(file: &File) -> bool {
+    let system = rustix::fs::fstatvfs(file);
+    system.is_ok_and(|system| system.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+}
+
+fn check_owner(path: &Path, metadata: &Metadata, user: &User) -> Result<(), FileError> {
     let owner = metadata.uid();
-    if owner == 0 || owner == user {
+    if owner == 0 || owner == user.id {
         return Ok(());
     }
-    Err(FileError::Owner { path: path.into(), owner, user })
+    Err(FileError::Owner { path: path.into(), owner, user: user.id })
 }
 
 /// Checks every folder on the way to a file, also on the way that links lead.
-fn check_way(path: &Path, user: u32) -> Result<(), FileError> {
+fn check_way(path: &Path, user: &User) -> Result<(), FileError> {
     let unreadable = |source| FileError::Unreadable { path: path.into(), source };
     let whole = path::absolute(path).map_err(unreadable)?;
     let mut ahead = steps(&whole);
@@ -135,7 +187,7 @@ fn check_way(path: &Path, user: u32) -> Result<(), FileError> {
         let folder = at.symlink_metadata().map_err(unreadable)?;
         check_owner(&at, &folder, user)?;
         let mode = folder.mode() & 0o7777;
-        if mode & OTHERS_WRITE != 0 && mode & STICKY == 0 {
+        if user.others(&folder) & WRITE != 0 && mode & STICKY == 0 {
             return Err(FileError::Folder { folder: at, path: path.into(), mode });
         }
         if step == ".." {

@@ -186,7 +186,7 @@ fn shared<T>(value: T) -> Arc<ArcSwap<T>> {
 pub fn keyring(source: &SecretSource) -> Result<Arc<Keyring>, FileError> {
     let (path, access) = match source {
         SecretSource::Environment(keyring) => return Ok(keyring.clone()),
-        SecretSource::File(path) => (path, Access::Owner),
+        SecretSource::File(path) => (path, Access::Private),
         SecretSource::Credential(path) => (path, Access::Guarded),
     };
     let text = files::read(path, access)?;
@@ -194,7 +194,7 @@ pub fn keyring(source: &SecretSource) -> Result<Arc<Keyring>, FileError> {
 }
 
 fn api_keys(path: &Path) -> Result<ApiKeys, FileError> {
-    let text = files::read(path, Access::OwnerWrites)?;
+    let text = files::read(path, Access::Public)?;
     ApiKeys::parse(&text).map_err(|reason| FileError::contents(path, reason))
 }
 
@@ -203,7 +203,7 @@ fn api_keys(path: &Path) -> Result<ApiKeys, FileError> {
 /// # Errors
 /// When the file is unusable.
 pub fn token_text(path: &Path) -> Result<String, FileError> {
-    let text = files::read(path, Access::Owner)?;
+    let text = files::read(path, Access::Private)?;
     let token = text.trim();
     if token.len() < TOKEN_CHARS_MIN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         let reason = format!(

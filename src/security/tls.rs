@@ -246,7 +246,7 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
-    let text = files::read(path, Access::OwnerWrites)?;
+    let text = files::read(path, Access::Public)?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
     match certificates {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
@@ -256,7 +256,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> 
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
-    let text = files::read(path, Access::Owner)?;
+    let text = files::read(path, Access::Private)?;
     PrivateKeyDer::from_pem_slice(text.as_bytes())
         .map_err(|error| FileError::contents(path, format!("no private key: {error}")))
 }

@@ -85,7 +85,8 @@ fn a_secret_that_another_user_has_or_could_replace_is_refused_with_a_remedy() {
     let owned = folder.write("owned", &secret());
     chown(&owned, Some(OTHER), Some(OTHER)).expect("it is given away");
     refused(&owned, &["owned belongs to user 65534", "chown 0 "]);
-    // A folder that others may write to: the next one, one further up, and by group alone.
+    // A folder that others may write to: the next one, one further up, and by a group that is not the node's.
+    chown(folder.path("open"), None, Some(OTHER)).expect("it is given away");
     for mode in [0o777, 0o775, 0o757] {
         folder.set_mode("open", mode);
         for name in ["open/secret", "open/inner/secret"] {
@@ -128,6 +129,97 @@ fn secrets_as_orchestrators_mount_them_are_taken() {
         let node = crate::node::Node::start("n1", &["--cluster-secret-file", file]);
         assert!(poll(PATIENCE, || node.is_healthy()), "{}", node.log().tail(8));
     }
+}
+
+/// What one orchestrator mounts: who has the file, its permissions, and whether the mount is read-only.
+struct Mounted {
+    file: &'static str,
+    group: u32,
+    mode: u32,
+    is_read_only: bool,
+}
+
+/// A group of the node that is not its main one, as `fsGroup` is.
+const POD_GROUP: u32 = 2_000;
+
+#[test]
+fn secrets_are_taken_by_who_can_write_them_and_by_how_they_are_mounted() {
+    let name = "files::secrets_are_taken_by_who_can_write_them_and_by_how_they_are_mounted";
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("only root can mount and become somebody else: not shown here");
+    }
+    if !crate::namespace::is_inside_of(
+        name,
+        &["--mount"],
+        "mount -t tmpfs -o mode=755 tmpfs /mnt && exec \"$@\"",
+    ) {
+        return;
+    }
+    // Where another user reaches it.
+    fs::copy(env!("CARGO_BIN_EXE_shoal"), "/mnt/shoal").expect("the binary can be copied");
+    let of_docker = Mounted { file: "secret", group: 0, mode: 0o444, is_read_only: true };
+    let of_kubernetes = Mounted { file: "..data/secret", group: POD_GROUP, mode: 0o440, is_read_only: true };
+    for (mounted, complaint) in [
+        (&of_docker, None),
+        (&of_kubernetes, None),
+        (&Mounted { mode: 0o640, is_read_only: false, ..of_kubernetes }, None),
+        (&Mounted { is_read_only: false, ..of_docker }, Some("chown 65534 ")),
+        (&Mounted { mode: 0o444, is_read_only: false, ..of_kubernetes }, Some("chmod 640 ")),
+        (&Mounted { mode: 0o666, ..of_docker }, Some("may change it")),
+        (&Mounted { mode: 0o464, ..of_docker }, None),
+        (&Mounted { group: 3_000, mode: 0o464, ..of_docker }, Some("may change it")),
+    ] {
+        let ended = start_as_pod(mounted);
+        let is_right = match complaint {
+            None => ended.code == 0,
+            Some(said) => ended.code == 2 && ended.errors.contains(said),
+        };
+        assert!(is_right, "{:o} {complaint:?}: {}", mounted.mode, ended.errors);
+    }
+}
+
+/// Has another user, who is in the pod's group, use a secret that is mounted so.
+fn start_as_pod(mounted: &Mounted) -> Ended {
+    let at = PathBuf::from("/mnt/secrets");
+    fs::create_dir_all(&at).expect("a folder");
+    let mount = |arguments: &[&str]| {
+        let done = std::process::Command::new("mount").args(arguments).arg(&at).status();
+        assert!(done.expect("mount runs (Debian's mount)").success(), "{arguments:?}");
+    };
+    mount(&["-t", "tmpfs", "-o", "mode=3777", "tmpfs"]);
+    fs::create_dir_all(at.join("..2026_11_25")).expect("a folder");
+    symlink("..2026_11_25", at.join("..data")).expect("a link");
+    let file = at.join(mounted.file);
+    fs::write(&file, secret()).expect("it is written");
+    chown(&file, None, Some(mounted.group)).expect("it is given to the group");
+    fs::set_permissions(&file, Permissions::from_mode(mounted.mode)).expect("its mode can be set");
+    if mounted.is_read_only {
+        mount(&["-o", "remount,ro"]);
+    }
+    let [user, group] = [OTHER, POD_GROUP].map(|id| id.to_string());
+    let output = std::process::Command::new("setpriv")
+        .args([
+            "--reuid",
+            &user,
+            "--regid",
+            &user,
+            "--groups",
+            &group,
+            "--",
+            "/mnt/shoal",
+            "proof",
+            "--to",
+            "n1",
+        ])
+        .args(["GET", "/internal/cluster/health", "--cluster-secret-file"])
+        .arg(&file)
+        .output()
+        .expect("setpriv runs (Debian's util-linux)");
+    let done = std::process::Command::new("umount").arg(&at).status();
+    assert!(done.expect("umount runs").success());
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let code = output.status.code().unwrap_or(-1);
+    Ended { code, output: text(&output.stdout), errors: text(&output.stderr) }
 }
 
 #[test]

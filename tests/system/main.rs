@@ -10,6 +10,7 @@ mod cluster;
 mod command_line;
 mod conditional;
 mod datagrams;
+mod environment;
 mod events;
 mod failures;
 mod fields;

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
-const INSIDE: &str = "SHOAL_TEST_IN_NAMESPACE";
+const INSIDE: &str = "INSIDE_NAMESPACES_OF_THE_TEST";
 
 /// Sets the namespace up, then becomes the test.
 const SET_UP: &str = "ip link set lo up && \

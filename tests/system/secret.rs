@@ -51,7 +51,7 @@ fn a_secret_that_others_can_read_or_that_is_none_is_refused_and_not_repeated() {
     let folder = Folder::new();
     let text = secret();
     let file = folder.write("secret", &text);
-    for mode in [0o644, 0o640, 0o604, 0o620] {
+    for mode in [0o644, 0o604, 0o602, 0o666] {
         folder.set_mode("secret", mode);
         let ended = run(&["node", "--listen", "127.0.0.1:0", "--cluster-secret-file", &file]);
         assert_eq!(ended.code, 2, "{mode:o}");
