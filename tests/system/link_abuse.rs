@@ -77,7 +77,9 @@ fn record(key: &str, version: u64, content_type: &str) -> Vec<u8> {
 
 /// Has the node keep these records, and waits until it says that it does.
 fn sync(stream: &mut TcpStream, records: &[Vec<u8>]) {
-    let head = [vec![3, records.len() as u8], records.concat()].concat();
+    // Nobody knows what the node's clock shows.
+    let sent_at = 0;
+    let head = [vec![3, sent_at, records.len() as u8], records.concat()].concat();
     let values = vec![b'v'; records.len()];
     let frame = [header((head.len() + values.len()) as u32, head.len() as u32), head, values].concat();
     stream.write_all(&frame).expect("it is sent");
