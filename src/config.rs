@@ -43,7 +43,7 @@ const VALUE_BYTES_MAX: usize = 1 << 30;
 #[derive(Args, Clone, Debug)]
 pub struct NodeArgs {
     /// Address to listen on: HTTP over TCP, gossip over UDP. host:port, a host alone for port 8001, or :port for every IPv4
-    /// address ([::]:port for IPv6 as well)
+    /// address (`[::]:port` for IPv6 as well)
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8001", env = "SHOAL_LISTEN")]
     pub listen: String,
     /// Address that others are told, host:port; auto is this machine's address on the route towards the seeds, with the port of
