@@ -274,11 +274,12 @@ impl Node {
             return Err(LinkError::Refused(self.0.address));
         };
         let request = Request::Peek { key: key.as_str().into(), ring, mark };
+        let asked_ms = self.uptime_ms();
         let reply = self.0.links.call((member, address), &request, &[], deadline).await;
         match reply.map_err(|error| self.doubt_refusal(member, error))? {
             (Reply::Peeked(peeked), mut values) => {
                 let PeekReply { record, standing, unheard, calling, at_ms, done, unseen } = *peeked;
-                let left_at_ms = self.answered_at_ms(member, at_ms);
+                let left_at_ms = self.answered_at_ms(member, at_ms, asked_ms);
                 let record = record.map(|head| record_from_wire(head, &mut values, left_at_ms)).transpose();
                 // A record that cannot be read is as good as no answer.
                 let record = record.map_err(|_| LinkError::Broken(address))?;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::beat::PERIOD;
 use super::offset::Offset;
@@ -178,7 +178,7 @@ impl Node {
     }
 
     fn see_asker(&self, asker: &Sender, question: LeaseQuestion) {
-        self.0.clocks.see(&asker.node_id, asker.boot, question.asked_us, Instant::now());
+        self.0.clocks.see(&asker.node_id, asker.boot, question.asked_us, self.uptime_us());
         // It is alive, whatever was noticed of the process before it.
         if let Some(address) = self.0.placement.load().addresses.get(&asker.node_id) {
             self.0.links.forgive(*address);
