@@ -18,6 +18,7 @@ use clap::{Args, ValueEnum};
 use rand::RngExt;
 
 pub use self::limits::LimitArgs;
+pub(crate) use self::security::SECRET_VARIABLE;
 pub use self::security::SecurityArgs;
 use self::units::{check_host, check_host_port, duration, size, size_within};
 use crate::gossip::{Detection, GossipConfig};

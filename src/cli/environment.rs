@@ -1,17 +1,17 @@
 //! The environment: which variables count.
 //!
-//! An empty variable counts as none, as orchestrators leave them, unless it names a file: what was meant to keep somebody out is
-//! never left out in silence. Invariant: a variable that a node would not look at, and looks like one of its own, ends it.
+//! An empty variable counts as unset, because orchestrators leave such behind. One that names a file does not: a file of keys that
+//! is left out in silence would let everybody in. Invariant: a node does not start with an unknown variable of its own prefix.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 
 use clap::{Arg, Command};
 
-/// What the names of all have in common.
+use crate::config::SECRET_VARIABLE;
+
+/// Every variable of shoal begins so.
 const PREFIX: &str = "SHOAL_";
-/// Holds the secrets themselves, and is no flag's.
-const SECRET: &str = "SHOAL_CLUSTER_SECRET";
 
 /// The command without the variables that are empty.
 pub(super) fn without_empty(command: Command) -> Command {
@@ -27,12 +27,12 @@ fn names_a_file(variable: &str) -> bool {
     variable.ends_with("_FILE") || variable.starts_with("SHOAL_TLS_") && variable != "SHOAL_TLS_SERVER_NAME"
 }
 
-/// Finds a variable that no flag of the command, or of those below it, is set by.
+/// Looks for a variable that sets no flag of the command or of its subcommands.
 ///
 /// # Errors
 /// Names the variable, and the nearest one that there is.
 pub(super) fn check(command: &Command) -> Result<(), String> {
-    let mut known = BTreeSet::from([SECRET.to_string()]);
+    let mut known = BTreeSet::from([SECRET_VARIABLE.to_string()]);
     collect(command, &mut known);
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     match names.filter(|name| name.starts_with(PREFIX)).find(|name| !is_known(name, &known)) {
@@ -65,12 +65,11 @@ fn is_of_kubernetes(name: &str) -> bool {
         || name.contains("_SERVICE_PORT_")
         || name.ends_with("_PORT")
         || name.rsplit_once("_PORT_").is_some_and(|(_, rest)| is_port(rest))
-        || name.split_once("_PORT_").is_some_and(|(_, rest)| is_port(rest))
 }
 
 fn complaint(unknown: &str, known: &BTreeSet<String>) -> String {
     let distance = |name: &&String| strsim::damerau_levenshtein(unknown, name);
-    let nearest = known.iter().min_by_key(distance).map_or(SECRET, String::as_str);
+    let nearest = known.iter().min_by_key(distance).map_or(SECRET_VARIABLE, String::as_str);
     format!("{unknown}: there is no such variable; the nearest is {nearest}, and `shoal node --help` has all")
 }
 
@@ -79,7 +78,7 @@ mod tests {
     use super::*;
 
     fn known() -> BTreeSet<String> {
-        ["SHOAL_MAX_MEMORY", "SHOAL_JOIN", SECRET].map(str::to_string).into()
+        ["SHOAL_MAX_MEMORY", "SHOAL_JOIN", SECRET_VARIABLE].map(str::to_string).into()
     }
 
     #[test]

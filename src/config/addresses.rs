@@ -24,7 +24,7 @@ pub(super) fn complete(listen: &str) -> String {
     if listen.starts_with(':') {
         return format!("{}{listen}", Ipv4Addr::UNSPECIFIED);
     }
-    // A number alone is a port that lacks its host, or a host that lacks nothing; nobody can tell.
+    // A number alone is left as it is: the error then asks for host and port.
     let is_name = check_host("listen", listen).is_ok() && listen.contains(|c: char| c.is_ascii_alphabetic());
     if is_name { format!("{listen}:{PORT}") } else { listen.to_string() }
 }
@@ -41,10 +41,9 @@ pub(super) fn advertised(
     seeds: &[String],
 ) -> Result<Option<SocketAddr>, ConfigError> {
     match text {
-        Some(AUTO) => Ok(Some(SocketAddr::new(towards(listen, seeds)?, 0))),
+        None if !listen.ip().is_unspecified() => Ok(None),
+        None | Some(AUTO) => Ok(Some(SocketAddr::new(towards(listen, seeds)?, 0))),
         Some(text) => told(text, listen).map(Some),
-        None if listen.ip().is_unspecified() => Ok(Some(SocketAddr::new(towards(listen, seeds)?, 0))),
-        None => Ok(None),
     }
 }
 
@@ -81,7 +80,7 @@ fn towards(listen: SocketAddr, seeds: &[String]) -> Result<IpAddr, ConfigError> 
         return Ok(listen.ip());
     }
     let known = seeds.iter().filter_map(|seed| seed.to_socket_addrs().ok()).flatten();
-    // A seed may be this node itself, under a name that only this machine takes for loopback.
+    // A name that resolves to loopback may be this node's own: no other machine reaches that address.
     let (near, seeds): (Vec<_>, Vec<_>) = known.partition(|seed| seed.ip().is_loopback());
     let far = FAR.map(|ip| SocketAddr::new(ip, PORT));
     let own = (host_name(), PORT).to_socket_addrs().into_iter().flatten().map(|own| own.ip());

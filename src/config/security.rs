@@ -13,7 +13,7 @@ use super::{ConfigError, bad};
 use crate::security::{Keyring, SecretSource, SecurityConfig, TlsConfig};
 
 /// Holds the secrets themselves, one a line.
-const SECRET_VARIABLE: &str = "SHOAL_CLUSTER_SECRET";
+pub(crate) const SECRET_VARIABLE: &str = "SHOAL_CLUSTER_SECRET";
 /// Set by systemd where a unit has `LoadCredential=`.
 const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
 /// The name of the credential.

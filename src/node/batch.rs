@@ -195,7 +195,7 @@ impl Node {
             Ok((Reply::Many(outcomes), mut values)) if outcomes.len() == indexes.len() => {
                 match check_lengths(outcomes.iter().map(link::Outcome::value_bytes), &values) {
                     Ok(()) => {
-                        let now_ms = self.uptime_ms();
+                        let now_ms = || self.uptime_ms();
                         let read = |outcome| Ok(outcome_from_wire(outcome, &mut values, now_ms)?);
                         return indexes.into_iter().zip(outcomes.into_iter().map(read)).collect();
                     }

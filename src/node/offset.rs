@@ -1,7 +1,8 @@
 //! How far the clock of a member is from this node's, and when that is worth a warning.
 //!
-//! Versions are made of wall clocks: of two writes that do not know of each other, the one by the clock that is ahead wins.
-//! Nothing else depends on them. Invariant: what a long round trip could be the reason of is no news.
+//! Versions are made of wall clocks: of two writes that do not know of each other, the one by the clock that is ahead wins. Sealed
+//! datagrams and proofs are refused when clocks are too far apart. No duration depends on a wall clock. Invariant: an offset that
+//! a long round trip can explain is not reported.
 
 use std::time::Duration;
 
@@ -9,17 +10,17 @@ use tracing::{info, warn};
 
 use crate::model::NodeId;
 
-/// From so far on a warning is due.
+/// A clock this far off is warned of.
 const APART_MS: u64 = 1000;
-/// From so near on the clocks count as together again.
+/// A clock that was warned of counts as right again when it is at most this far off.
 const TOGETHER_MS: u64 = 500;
 
 /// How far the clock of a member is from this node's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Offset {
     /// Milliseconds by which it is ahead, as far as the last round trip tells.
     pub(super) ahead_ms: i64,
-    /// A warning was given, and the clocks are not together again.
+    /// A warning was given, and the clock is not right again.
     is_apart: bool,
 }
 

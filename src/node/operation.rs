@@ -210,13 +210,16 @@ impl Operation {
     }
 }
 
-/// As it travels at `now_ms`: the head, and the value behind it.
-pub(super) fn outcome_to_wire(outcome: Result<Outcome, Refusal>, now_ms: u64) -> (link::Outcome, Bytes) {
+/// As it travels now: the head, and the value behind it. Only a time to live asks the clock.
+pub(super) fn outcome_to_wire(
+    outcome: Result<Outcome, Refusal>,
+    now_ms: impl Fn() -> u64,
+) -> (link::Outcome, Bytes) {
     let head = match outcome {
         Ok(Outcome::Hit(entry)) => {
             let head = link::Outcome::Hit {
                 version: entry.version,
-                left: entry.expiry.map(|expiry| expiry.left(now_ms)),
+                left: entry.expiry.map(|expiry| expiry.left(now_ms())),
                 content_type: entry.content_type.map(Arc::from),
                 value_bytes: entry.value.len() as u32,
             };
@@ -231,16 +234,16 @@ pub(super) fn outcome_to_wire(outcome: Result<Outcome, Refusal>, now_ms: u64) ->
     (head, Bytes::new())
 }
 
-/// Out of a head that came at `now_ms`, and the raw values, of which it takes its own.
+/// Out of a head that has just come, and the raw values, of which it takes its own. Only a time to live asks the clock.
 pub(super) fn outcome_from_wire(
     head: link::Outcome,
     values: &mut Bytes,
-    now_ms: u64,
+    now_ms: impl Fn() -> u64,
 ) -> Result<Outcome, Refusal> {
     Ok(match head {
         link::Outcome::Hit { version, left, content_type, value_bytes } => {
             let (value, content_type) = (cut(values, value_bytes)?, parse_type(content_type)?);
-            let expiry = left.map(|left| left.since(now_ms));
+            let expiry = left.map(|left| left.since(now_ms()));
             Outcome::Hit(Entry { value, content_type, version, expiry })
         }
         link::Outcome::Miss => Outcome::Miss,

@@ -254,7 +254,7 @@ impl Node {
         let request = Request::One { operation, claim };
         match self.call(owner, &request, values, deadline).await? {
             (Reply::One(outcome), mut values) => {
-                Ok(outcome_from_wire(outcome, &mut values, self.uptime_ms())?)
+                Ok(outcome_from_wire(outcome, &mut values, || self.uptime_ms())?)
             }
             (Reply::Refused(refusal), _) => Err(refusal.into()),
             (other, _) => Err(Failure::Final(unexpected(owner, &other))),

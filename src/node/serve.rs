@@ -152,7 +152,7 @@ impl Node {
 }
 
 fn one(node: &Node, outcome: Result<Outcome, Refusal>) -> (Reply, Vec<Bytes>) {
-    let (head, value) = outcome_to_wire(outcome, node.uptime_ms());
+    let (head, value) = outcome_to_wire(outcome, || node.uptime_ms());
     (Reply::One(head), if value.is_empty() { Vec::new() } else { vec![value] })
 }
 
@@ -198,18 +198,18 @@ async fn many(
     let outcomes = refused
         .into_iter()
         .map(|refusal| refusal.map_or_else(|| done.next().unwrap_or(Err(Refusal::NotSynced)), Err));
-    answers(outcomes, node.uptime_ms())
+    answers(outcomes, || node.uptime_ms())
 }
 
-/// The answers to many operations, as many as fit one frame, at `now_ms`.
+/// The answers to many operations, as many as fit one frame.
 pub(super) fn answers(
     outcomes: impl ExactSizeIterator<Item = Result<Outcome, Refusal>>,
-    now_ms: u64,
+    now_ms: impl Fn() -> u64,
 ) -> (Reply, Vec<Bytes>) {
     let mut load = Load::new(Room { items: usize::MAX, value_bytes: BATCH_BYTES_MAX });
     let (mut heads, mut found) = (Vec::with_capacity(outcomes.len()), Vec::new());
     for outcome in outcomes {
-        let (mut head, value) = outcome_to_wire(outcome, now_ms);
+        let (mut head, value) = outcome_to_wire(outcome, &now_ms);
         if !load.take(Weight::of(&head, value.len())) {
             let reason = format!("the answers of a batch are longer than {BATCH_BYTES_MAX} bytes together");
             head = link::Outcome::Refused(Refusal::TooLarge(reason));

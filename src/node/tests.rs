@@ -153,11 +153,11 @@ fn read_in_batches(records: &[(Key, Record)], taken: usize) -> Vec<Result<Outcom
                 Record::Entry(entry) => Ok(Outcome::Hit(entry.clone())),
                 Record::Tombstone(_) => Ok(Outcome::Gone),
             });
-            let (reply, values) = answers(outcomes, 0);
+            let (reply, values) = answers(outcomes, || 0);
             let (reply, mut values) = carried(&reply, &values, taken).expect("it is answered");
             let Reply::Many(heads) = reply else { panic!("{reply:?}") };
             check_lengths(heads.iter().map(link::Outcome::value_bytes), &values).unwrap();
-            read.extend(heads.into_iter().map(|head| outcome_from_wire(head, &mut values, 0)));
+            read.extend(heads.into_iter().map(|head| outcome_from_wire(head, &mut values, || 0)));
         }
     }
     read
@@ -255,7 +255,7 @@ fn the_most_of_the_longest_of_everything_fits() {
     // All refused, with the longest reasons.
     let refused = Refusal::PreconditionFailed("x".repeat(200));
     let refused = std::iter::repeat_n(Err(refused), BATCH_OPERATIONS_MAX).collect::<Vec<_>>();
-    assert!(carried(&answers(refused.into_iter(), 0).0, &[], taken).is_some());
+    assert!(carried(&answers(refused.into_iter(), || 0).0, &[], taken).is_some());
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn what_the_receiver_would_not_take_is_not_sent() {
             version: Version::new(1, 1),
             expiry: None,
         })),
-        0,
+        || 0,
     );
     assert!(carried(&Reply::Many(vec![hit; 1 << 18]), &[], taken).is_none());
     let content_type: Option<Arc<str>> = Some("t".repeat(60_000).into());

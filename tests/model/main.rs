@@ -2,7 +2,7 @@
 //!
 //! `rules.rs` has the rules, `world.rs` the state and what a node may conclude from it, `events.rs` what may happen,
 //! `protocol.rs` what a node does then, `tick.rs` what happens by itself, `search.rs` the search. The invariant: no schedule grants two creates, and no read that claims to be sure hides an acknowledged write.
-//! The ignored tests visit millions of states: `cargo test --release --test model -- --ignored`.
+//! The ignored tests visit millions of states: `make model`.
 
 mod events;
 mod protocol;
