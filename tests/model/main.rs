@@ -236,7 +236,7 @@ fn deciding_without_a_majority_grants_two() {
 }
 
 #[test]
-#[ignore = "visits 2 million states"]
+#[ignore = "visits 4 million states"]
 fn deciding_on_a_gather_before_the_fence_grants_two() {
-    demand_violation(locks(Fault::Isolate), Rule::GatherAfterFence);
+    demand_violation(locks(Fault::Sleep), Rule::GatherAfterFence);
 }
